@@ -1,0 +1,217 @@
+package elfsym
+
+import (
+	"debug/elf"
+	"fmt"
+	"path"
+
+	"hotpatch/internal/fault"
+)
+
+// Symbol is a defined symbol of a module in a process.
+type Symbol struct {
+	Name    string // mangled, without version
+	Module  *Module
+	Addr    uint64 // runtime address; of an IFUNC: of its resolver
+	Size    uint64 // in bytes; 0 if the table does not say
+	Type    elf.SymType
+	Bind    elf.SymBind
+	Vis     elf.SymVis
+	File    string // local symbols: the source file, as the compiler was given it
+	Version string // "" if unversioned
+	Hidden  bool   // a version that new references do not get ("name@VERSION")
+	Table   Table
+}
+
+// IsFunc reports whether the symbol is the entry of a function. An IFUNC is not:
+// its address is that of a resolver (see IFuncImplementations).
+func (s Symbol) IsFunc() bool { return s.Type == elf.STT_FUNC }
+
+// IsIFunc reports whether the symbol's address is that of a resolver, which
+// chooses the implementation when the program starts.
+func (s Symbol) IsIFunc() bool { return s.Type == sttGNUIFunc }
+
+// Demangled gives the name as C++ source has it, or Name if it is not mangled.
+func (s Symbol) Demangled() string { return Demangle(s.Name) }
+
+// String gives "module!file.c:name at 0x…", with the demangled name.
+func (s Symbol) String() string {
+	return fmt.Sprintf("%s at %#x", s.Query(), s.Addr)
+}
+
+// Query gives the symbol's name in the form in which ParseQuery takes it, as
+// exactly as the symbol table allows.
+func (s Symbol) Query() string {
+	q := s.Demangled()
+	if s.Version != "" {
+		q = s.Name + "@" + s.Version
+	}
+	if s.File != "" {
+		q = path.Base(s.File) + ":" + q
+	}
+	if s.Module != nil {
+		q = s.Module.Name + "!" + q
+	}
+	return q
+}
+
+// symbol makes a Symbol of a table entry.
+func (m *Module) symbol(t Table, s *Sym) Symbol {
+	return Symbol{
+		Name: string(s.Name), Module: m, Addr: m.Addr(s.Value), Size: s.Size,
+		Type: s.Type, Bind: s.Bind, Vis: s.Vis, File: string(s.File),
+		Version: string(s.Version), Hidden: s.Hidden, Table: t,
+	}
+}
+
+// named reports whether a table entry is a function or a variable of the
+// module: what Lookup and Find look for.
+func (m *Module) named(s *Sym) bool {
+	switch s.Type {
+	case elf.STT_FUNC, elf.STT_OBJECT, sttGNUIFunc:
+		return s.Defined() && len(s.Name) > 0 && m.Image.segment(s.Value) != nil
+	}
+	return false
+}
+
+// scan visits the functions and variables of one module in one table. Its
+// faults name the module.
+func (m *Module) scan(im *Image, t Table, visit func(Table, *Sym) bool) error {
+	in := Symtab
+	if t == Dynsym {
+		in = Dynsym
+	}
+	err := im.Symbols(in, func(s *Sym) bool { return !m.named(s) || visit(t, s) })
+	if e, ok := err.(*fault.Error); ok && e.Where == "" {
+		e.Where = m.Name
+	}
+	return err
+}
+
+// scanAll visits the functions and variables of the module in all tables:
+// .symtab and .dynsym, and if there is no .symtab, what takes its place, until
+// visit returns false.
+func (s *Space) scanAll(m *Module, visit func(Table, *Sym) bool) error {
+	if m.Image == nil {
+		return nil
+	}
+	more := true
+	until := func(t Table, sym *Sym) bool {
+		more = visit(t, sym)
+		return more
+	}
+	if err := m.scan(m.Image, Symtab, until); err != nil || !more {
+		return err
+	}
+	if err := m.scan(m.Image, Dynsym, until); err != nil || !more {
+		return err
+	}
+	if d := s.debugTable(m); d.image != nil {
+		return m.scan(d.image, d.table, visit)
+	}
+	return nil
+}
+
+// candidates gives the modules in which names are looked up.
+func (s *Space) candidates() []*Module {
+	var list []*Module
+	for _, m := range s.Modules {
+		if !m.Ours && m.Image != nil {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// Lookup finds every defined function, variable and IFUNC that has exactly one
+// of these mangled names, in all modules but patch libraries, with any binding
+// (static ones too). Every table is scanned once. A symbol that stands in
+// several tables of a module is given once.
+//
+// A separate debug file or .gnu_debugdata is looked into if a module has no
+// .symtab and does not export all of the names. A damaged table is a fault: a
+// symbol might be missed.
+func (s *Space) Lookup(names []string) (map[string][]Symbol, error) {
+	c := newCollector(names)
+	for _, m := range s.candidates() {
+		if err := c.module(s, m); err != nil {
+			return nil, err
+		}
+	}
+	return c.found, nil
+}
+
+// collector gathers the symbols of given names.
+type collector struct {
+	want   map[string]int // index into inHere
+	inHere []bool         // found in the module that is being scanned
+	first  map[string]int // where this module's symbols begin in found
+	found  map[string][]Symbol
+}
+
+func newCollector(names []string) *collector {
+	c := &collector{want: make(map[string]int, len(names)), found: make(map[string][]Symbol, len(names)), first: map[string]int{}}
+	for _, n := range names {
+		if _, ok := c.want[n]; !ok {
+			c.want[n] = len(c.want)
+		}
+	}
+	c.inHere = make([]bool, len(c.want))
+	return c
+}
+
+func (c *collector) module(s *Space, m *Module) error {
+	clear(c.inHere)
+	for n, list := range c.found {
+		c.first[n] = len(list)
+	}
+	visit := func(t Table, sym *Sym) bool {
+		if i, ok := c.want[string(sym.Name)]; ok {
+			c.inHere[i] = true
+			name := string(sym.Name)
+			c.found[name] = mergeSymbol(c.found[name], c.first[name], m.symbol(t, sym))
+		}
+		return true
+	}
+	if err := m.scan(m.Image, Symtab, visit); err != nil {
+		return err
+	}
+	if err := m.scan(m.Image, Dynsym, visit); err != nil {
+		return err
+	}
+	missing := false
+	for _, ok := range c.inHere {
+		missing = missing || !ok
+	}
+	if !missing {
+		return nil
+	}
+	if d := s.debugTable(m); d.image != nil {
+		return m.scan(d.image, d.table, visit)
+	}
+	return nil
+}
+
+// mergeSymbol adds a symbol to a list, unless the list has it already from
+// index from on: same module, address and name. The first one stays and takes
+// over what only the other table says.
+func mergeSymbol(list []Symbol, from int, sym Symbol) []Symbol {
+	for i := from; i < len(list); i++ {
+		old := &list[i]
+		if old.Addr != sym.Addr || old.Module != sym.Module || old.Name != sym.Name || old.Type != sym.Type {
+			continue
+		}
+		if old.Version != "" && sym.Version != "" && old.Version != sym.Version {
+			continue
+		}
+		if old.Version == "" {
+			old.Version, old.Hidden = sym.Version, sym.Hidden
+		}
+		if old.File == "" && old.Bind == elf.STB_LOCAL {
+			old.File = sym.File
+		}
+		old.Size = max(old.Size, sym.Size)
+		return list
+	}
+	return append(list, sym)
+}

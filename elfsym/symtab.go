@@ -1,0 +1,293 @@
+package elfsym
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+)
+
+// Table says where a symbol was found.
+type Table uint8
+
+// The symbol tables.
+const (
+	Symtab    Table = iota // .symtab of the file itself
+	Dynsym                 // .dynsym: what the dynamic linker sees
+	DebugFile              // .symtab of the separate debug file
+	DebugData              // .symtab within .gnu_debugdata
+)
+
+// String gives the usual name of the table.
+func (t Table) String() string {
+	switch t {
+	case Symtab:
+		return ".symtab"
+	case Dynsym:
+		return ".dynsym"
+	case DebugFile:
+		return "debug file"
+	case DebugData:
+		return ".gnu_debugdata"
+	}
+	return "unknown table"
+}
+
+// Sym is one entry of a symbol table as it stands in the file. Name, File and
+// Version are parts of the file's tables: they must not be changed, and are to
+// be used only during the call that was given them.
+type Sym struct {
+	Index   uint32
+	Name    []byte // without "@VERSION"
+	File    []byte // for local symbols of .symtab: the STT_FILE symbol above
+	Version []byte // empty if unversioned
+	Hidden  bool   // a version that new references do not get ("name@VERSION")
+	Value   uint64
+	Size    uint64
+	Type    elf.SymType
+	Bind    elf.SymBind
+	Vis     elf.SymVis
+	Section elf.SectionIndex // SHN_UNDEF: not defined here
+}
+
+// Defined reports whether the symbol stands for an address in this file: not
+// undefined, absolute, common or thread-local.
+func (s *Sym) Defined() bool {
+	switch s.Section {
+	case elf.SHN_UNDEF, elf.SHN_ABS, elf.SHN_COMMON:
+		return false
+	}
+	return s.Type != elf.STT_TLS && s.Type != elf.STT_FILE && s.Type != elf.STT_SECTION
+}
+
+// sttGNUIFunc is STT_GNU_IFUNC, whose value is the address of a resolver.
+const sttGNUIFunc = elf.STT_GNU_IFUNC
+
+// symtab is a loaded symbol table.
+type symtab struct {
+	syms, str []byte
+	err       error
+}
+
+// HasSymtab reports whether the file has a .symtab with content, so that it is
+// not stripped.
+func (im *Image) HasSymtab() bool {
+	s, ok := im.sectionOfType(elf.SHT_SYMTAB)
+	return ok && s.Size > symSize
+}
+
+// table loads a table once.
+func (im *Image) table(t Table) *symtab {
+	if t > Dynsym {
+		return &symtab{}
+	}
+	if im.tables[t] == nil {
+		st := &symtab{}
+		im.tables[t] = st
+		if t == Symtab {
+			st.err = im.loadSymtab(st)
+		} else {
+			st.err = im.loadDynsym(st)
+		}
+		if st.err != nil {
+			st.syms, st.str = nil, nil
+		}
+	}
+	return im.tables[t]
+}
+
+func (im *Image) loadSymtab(st *symtab) error {
+	if err := im.SectionsErr(); err != nil {
+		return err
+	}
+	s, ok := im.sectionOfType(elf.SHT_SYMTAB)
+	if !ok || s.Size == 0 {
+		return nil
+	}
+	if s.Entsize != symSize || s.Size%symSize != 0 {
+		return im.damaged("its .symtab has %d bytes, in entries of %d", s.Size, s.Entsize)
+	}
+	str, ok := im.sections().at(s.Link)
+	if !ok || str.Type != elf.SHT_STRTAB {
+		return im.damaged("its .symtab has no string table")
+	}
+	var err error
+	if st.syms, err = im.SectionData(s, maxTable); err != nil {
+		return err
+	}
+	st.str, err = im.SectionData(str, maxTable)
+	return err
+}
+
+func (im *Image) loadDynsym(st *symtab) error {
+	d := im.dynamic()
+	addr, ok := im.dynAddr(elf.DT_SYMTAB)
+	if d.err != nil || !ok {
+		return d.err
+	}
+	if ent, ok := im.DynTag(elf.DT_SYMENT); ok && ent != symSize {
+		return im.damaged("its .dynsym has entries of %d bytes", ent)
+	}
+	n, err := im.dynsymCount(addr)
+	if err != nil {
+		return err
+	}
+	st.str = d.str
+	st.syms, err = im.bytesAt(addr, uint64(n)*symSize, maxTable)
+	return err
+}
+
+// dynsymCount gives the number of entries of .dynsym. The dynamic section does
+// not say it: the section header does, or DT_HASH; DT_GNU_HASH names only the
+// defined ones, so that the relocations are needed for the others.
+func (im *Image) dynsymCount(addr uint64) (uint32, error) {
+	if s, ok := im.sectionOfType(elf.SHT_DYNSYM); ok && s.Addr == addr && s.Size%symSize == 0 && s.Size < maxTable {
+		return uint32(s.Size / symSize), nil
+	}
+	if hash, ok := im.dynAddr(elf.DT_HASH); ok {
+		var h [8]byte
+		if err := im.ReadVaddr(h[:], hash); err == nil {
+			return binary.LittleEndian.Uint32(h[4:]), nil
+		}
+	}
+	n, err := im.gnuHashCount()
+	if err != nil {
+		return 0, err
+	}
+	err = im.Relocs(func(r Reloc) bool {
+		n = max(n, r.Sym+1)
+		return true
+	})
+	return n, err
+}
+
+// gnuHashCount gives one more than the highest symbol index that DT_GNU_HASH
+// names.
+func (im *Image) gnuHashCount() (uint32, error) {
+	addr, ok := im.dynAddr(elf.DT_GNU_HASH)
+	if !ok {
+		return 0, nil
+	}
+	var h [16]byte
+	if err := im.ReadVaddr(h[:], addr); err != nil {
+		return 0, im.damaged("its symbol hash table at %#x is not in a segment", addr)
+	}
+	le := binary.LittleEndian
+	nbuckets, symoffset, bloom := le.Uint32(h[:]), le.Uint32(h[4:]), le.Uint32(h[8:])
+	buckets := addr + 16 + uint64(bloom)*8
+	b, err := im.bytesAt(buckets, uint64(nbuckets)*4, maxSmall)
+	if err != nil {
+		return 0, err
+	}
+	last := uint32(0)
+	for ; len(b) > 0; b = b[4:] {
+		last = max(last, le.Uint32(b))
+	}
+	if last < symoffset {
+		return symoffset, nil
+	}
+	// Each chain ends with a word whose lowest bit is set.
+	chain := buckets + uint64(nbuckets)*4
+	for ; last < maxTable/symSize; last++ {
+		var w [4]byte
+		if err := im.ReadVaddr(w[:], chain+uint64(last-symoffset)*4); err != nil {
+			return 0, im.damaged("its symbol hash table at %#x does not end", addr)
+		}
+		if w[0]&1 != 0 {
+			return last + 1, nil
+		}
+	}
+	return 0, im.damaged("its symbol hash table at %#x does not end", addr)
+}
+
+// Symbols visits every entry of Symtab or Dynsym in the order of the file,
+// except the empty entry 0, until visit returns false. It allocates nothing per
+// symbol: the Sym is the same one in every call. A file that does not have the
+// table has no symbols; a table that does not add up is fault "damaged-elf".
+func (im *Image) Symbols(t Table, visit func(*Sym) bool) error {
+	st := im.table(t)
+	if st.err != nil {
+		return st.err
+	}
+	var vers *versions
+	if t == Dynsym {
+		vers = im.symbolVersions()
+	}
+	var s Sym
+	var file []byte
+	// Names may overlap and be shared, so that a hostile table could make us
+	// read the string table once per symbol. Real ones stay far below this.
+	budget := 16*len(st.str) + 1024*(len(st.syms)/symSize) + 4096
+	for i, n := uint32(1), uint32(len(st.syms)/symSize); i < n; i++ {
+		st.decode(i, &s)
+		if budget -= len(s.Name); budget < 0 {
+			return im.damaged("the names of its symbols overlap")
+		}
+		if t == Dynsym {
+			s.Version, s.Hidden = vers.of(i)
+		} else {
+			if s.Type == elf.STT_FILE {
+				file = s.Name
+			}
+			if s.Bind == elf.STB_LOCAL {
+				s.File = file
+			}
+			s.splitVersion()
+		}
+		if !visit(&s) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// decode fills in entry i, which must exist.
+func (st *symtab) decode(i uint32, s *Sym) {
+	b := st.syms[uint64(i)*symSize:][:symSize]
+	le := binary.LittleEndian
+	*s = Sym{
+		Index: i,
+		Value: le.Uint64(b[8:]), Size: le.Uint64(b[16:]),
+		Type: elf.SymType(b[4] & 0xf), Bind: elf.SymBind(b[4] >> 4), Vis: elf.SymVis(b[5] & 3),
+		Section: elf.SectionIndex(le.Uint16(b[6:])),
+	}
+	if off := uint64(le.Uint32(b)); off < uint64(len(st.str)) {
+		// A name that is not terminated is cut at the end of the table.
+		s.Name = st.str[off:]
+		if end := bytes.IndexByte(s.Name, 0); end >= 0 {
+			s.Name = s.Name[:end]
+		}
+	}
+}
+
+// splitVersion takes the version off a name of .symtab, where the linker writes
+// it as "name@VERSION" or, if it is the default one, "name@@VERSION".
+func (s *Sym) splitVersion() {
+	i := bytes.IndexByte(s.Name, '@')
+	if i <= 0 {
+		return
+	}
+	version := s.Name[i+1:]
+	s.Name = s.Name[:i]
+	if len(version) > 0 && version[0] == '@' {
+		version = version[1:]
+	} else {
+		s.Hidden = true
+	}
+	s.Version = version
+}
+
+// DynSym gives one entry of .dynsym, as relocations name it. Its Name may be
+// kept.
+func (im *Image) DynSym(index uint32) (Sym, error) {
+	st := im.table(Dynsym)
+	if st.err != nil {
+		return Sym{}, st.err
+	}
+	if uint64(index) >= uint64(len(st.syms)/symSize) {
+		return Sym{}, im.damaged("a relocation names symbol %d of %d", index, len(st.syms)/symSize)
+	}
+	var s Sym
+	st.decode(index, &s)
+	s.Version, s.Hidden = im.symbolVersions().of(index)
+	return s, nil
+}
