@@ -1,0 +1,470 @@
+package ptrace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hotpatch/internal/fault"
+	"hotpatch/internal/procfs"
+)
+
+// ErrGone says that a thread or process has ended.
+var ErrGone = errors.New("thread has ended")
+
+// ErrTimeout says that a thread did not stop in time, as one in
+// uninterruptible sleep does.
+var ErrTimeout = errors.New("thread did not stop in time")
+
+// Tracer holds the threads of one process that are seized. It belongs to the
+// function that Run calls.
+type Tracer struct {
+	proc    *procfs.Proc
+	threads map[int]*Thread
+
+	interruptAt time.Time // set by the alarm: waits give up when it is not zero
+	alarms      chan os.Signal
+}
+
+// alarmSignal interrupts a wait that has reached its deadline. It is sent to
+// the locked thread only, by this process only.
+const alarmSignal = syscall.Signal(60)
+
+// Run calls f with a Tracer for the process on one locked OS thread, and
+// detaches every thread that is still seized when f returns or panics.
+func Run(p *procfs.Proc, f func(*Tracer) error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	t := &Tracer{proc: p, threads: make(map[int]*Thread), alarms: make(chan os.Signal, 1)}
+	signal.Notify(t.alarms, alarmSignal)
+	defer signal.Stop(t.alarms)
+	if errno := interruptible(alarmSignal); errno != 0 {
+		return fmt.Errorf("prepare the alarm signal: %w", errno)
+	}
+	defer t.DetachAll()
+	return f(t)
+}
+
+// Proc gives the process.
+func (t *Tracer) Proc() *procfs.Proc { return t.proc }
+
+// Thread is one seized thread.
+type Thread struct {
+	TID int
+	// Regs are the registers at the stop, valid while the thread is stopped.
+	// Changes reach the thread with SetRegs.
+	Regs Regs
+
+	tracer  *Tracer
+	stopped bool
+	asked   bool // interrupted, and the stop not yet seen
+	group   bool // in a group-stop (SIGSTOP and the like)
+	signal  int  // a signal to be given back at the resume
+	gone    bool
+	dirty   bool // Regs differ from the thread's
+}
+
+// Seize attaches to a thread without stopping it. Errors: ErrGone; a
+// *fault.Error of kind NoAccess with the cause of a refusal.
+func (t *Tracer) Seize(tid int) (*Thread, error) {
+	if th := t.threads[tid]; th != nil {
+		return th, nil
+	}
+	switch errno := request(unix.PTRACE_SEIZE, tid, 0, 0); errno {
+	case 0:
+	case unix.ESRCH:
+		return nil, ErrGone
+	default:
+		return nil, t.explain(tid, errno)
+	}
+	th := &Thread{TID: tid, tracer: t}
+	t.threads[tid] = th
+	return th, nil
+}
+
+// explain finds out why a thread could not be seized. The kernel says EPERM to
+// a traced thread, a zombie, and a process that is not ours to trace.
+func (t *Tracer) explain(tid int, errno syscall.Errno) error {
+	st, err := t.proc.Status(tid)
+	if err != nil || st.State == 'Z' || st.State == 'X' {
+		return ErrGone
+	}
+	if st.TracerPid != 0 {
+		return Traced(t.proc.PID(), st.TracerPid)
+	}
+	return &fault.Error{
+		Kind: fault.NoAccess, Code: "no-permission",
+		What: fmt.Sprintf("cannot trace process %d", t.proc.PID()), Where: fmt.Sprintf("thread %d", tid),
+		Why: fmt.Sprintf("the kernel says %q", errno.Error()), Err: nil,
+		Hint: permissionHint(),
+	}
+}
+
+// Traced is the refusal for a process that another program is tracing.
+func Traced(pid, tracer int) *fault.Error {
+	who := fmt.Sprintf("process %d", tracer)
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", tracer)); err == nil && len(comm) > 1 {
+		who = fmt.Sprintf("%q (process %d)", string(comm[:len(comm)-1]), tracer)
+	}
+	return &fault.Error{
+		Kind: fault.NoAccess, Code: "already-traced",
+		What: fmt.Sprintf("cannot trace process %d", pid),
+		Why:  "it is already traced by " + who,
+		Hint: "a process can have one tracer only; end the debugger or strace first",
+	}
+}
+
+func permissionHint() string {
+	hint := "run as root, or with CAP_SYS_PTRACE"
+	if scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope"); err == nil && len(scope) > 0 && scope[0] != '0' {
+		hint += fmt.Sprintf("; kernel.yama.ptrace_scope is %c", scope[0])
+	}
+	return hint
+}
+
+// SeizeAll attaches to the threads of the process that are not seized yet,
+// which keep running, and gives their number. Threads may begin while it looks:
+// it looks again while it finds any, a bounded number of times.
+func (t *Tracer) SeizeAll() (added int, err error) {
+	for pass := 0; pass < 4; pass++ {
+		tids, err := t.proc.Tasks()
+		if err != nil {
+			return added, err
+		}
+		found := false
+		for _, tid := range tids {
+			if t.threads[tid] != nil {
+				continue
+			}
+			switch _, err := t.Seize(tid); {
+			case err == nil:
+				found = true
+				added++
+			case !errors.Is(err, ErrGone):
+				return added, err
+			}
+		}
+		if !found {
+			break
+		}
+	}
+	return added, nil
+}
+
+// Interrupt asks a seized thread to stop. Wait sees the stop.
+func (th *Thread) Interrupt() error {
+	if th.stopped || th.asked {
+		return nil
+	}
+	switch errno := request(unix.PTRACE_INTERRUPT, th.TID, 0, 0); errno {
+	case 0:
+		th.asked = true
+		return nil
+	case unix.ESRCH:
+		th.end()
+		return ErrGone
+	default:
+		return fmt.Errorf("interrupt thread %d: %w", th.TID, errno)
+	}
+}
+
+func (th *Thread) end() {
+	th.gone, th.stopped = true, false
+	delete(th.tracer.threads, th.TID)
+}
+
+// Stop interrupts a seized thread and waits until it has stopped, limit at most.
+// Errors: ErrGone, ErrTimeout.
+func (t *Tracer) Stop(th *Thread, limit time.Duration) error {
+	defer t.alarm(limit)()
+	if err := th.Interrupt(); err != nil {
+		return err
+	}
+	return th.Wait()
+}
+
+// Wait blocks until the thread has stopped, reads its registers, and repairs
+// an EINTR that only the stop has caused. Any stop will do, and a signal met on the way is kept for the
+// resume. Errors: ErrGone, ErrTimeout (see StopAll).
+func (th *Thread) Wait() error {
+	if th.stopped {
+		return nil
+	}
+	var status int32
+	for {
+		got, errno := wait(th.TID, &status, true)
+		switch {
+		case errno == unix.EINTR:
+			if !th.tracer.interruptAt.IsZero() && !time.Now().Before(th.tracer.interruptAt) {
+				return ErrTimeout
+			}
+			continue
+		case errno == unix.ECHILD || errno == unix.ESRCH:
+			th.end()
+			return ErrGone
+		case errno != 0:
+			return fmt.Errorf("wait for thread %d: %w", th.TID, errno)
+		case got != th.TID:
+			continue
+		}
+		ws := unix.WaitStatus(status)
+		if ws.Exited() || ws.Signaled() {
+			th.end()
+			return ErrGone
+		}
+		if ws.Stopped() {
+			return th.stop(ws)
+		}
+	}
+}
+
+// stop classifies a ptrace stop. See ptrace(2), "Stopped states".
+func (th *Thread) stop(ws unix.WaitStatus) error {
+	event, sig := int(ws)>>16, int(ws.StopSignal())
+	th.stopped, th.asked, th.group = true, false, false
+	switch {
+	case event == unix.PTRACE_EVENT_STOP && sig == int(unix.SIGTRAP):
+		// the stop that was asked for
+	case event == unix.PTRACE_EVENT_STOP:
+		th.group = true
+	case event == 0:
+		th.signal = sig // signal-delivery-stop: the program's own
+	}
+	if errno := getRegs(th.TID, &th.Regs); errno != 0 {
+		th.end()
+		return ErrGone
+	}
+	th.dirty = th.Regs.hideInterrupt()
+	return nil
+}
+
+// GroupStopped reports whether the thread was stopped by job control.
+func (th *Thread) GroupStopped() bool { return th.group }
+
+// PendingSignal gives the signal that will be delivered when the thread is
+// resumed, or 0.
+func (th *Thread) PendingSignal() int { return th.signal }
+
+// SetRegs marks the registers as changed: they reach the thread before it is
+// resumed. Precondition: stopped.
+func (th *Thread) SetRegs(r Regs) { th.Regs, th.dirty = r, true }
+
+// Flush writes changed registers to the thread now. Precondition: stopped.
+func (th *Thread) Flush() error {
+	if !th.dirty {
+		return nil
+	}
+	if errno := setRegs(th.TID, &th.Regs); errno != 0 {
+		if errno == unix.ESRCH {
+			th.end()
+			return ErrGone
+		}
+		return fmt.Errorf("set registers of thread %d: %w", th.TID, errno)
+	}
+	th.dirty = false
+	return nil
+}
+
+// Detach lets the thread go, with the signal that it was about to receive. A
+// thread in a group-stop stays stopped. A thread that is not stopped is stopped
+// first; if that takes more than a second (uninterruptible sleep) the error is
+// ErrTimeout and the thread stays seized until this process ends.
+func (th *Thread) Detach() error {
+	if th.gone {
+		return ErrGone
+	}
+	if !th.stopped {
+		if err := th.tracer.Stop(th, time.Second); err != nil {
+			return err
+		}
+	}
+	if err := th.Flush(); err != nil {
+		return err
+	}
+	errno := request(unix.PTRACE_DETACH, th.TID, 0, uintptr(th.signal))
+	th.end()
+	if errno != 0 && errno != unix.ESRCH {
+		return fmt.Errorf("detach from thread %d: %w", th.TID, errno)
+	}
+	return nil
+}
+
+// Cont lets a stopped thread run on, still seized, with the signal that it was
+// about to receive.
+func (th *Thread) Cont() error {
+	if err := th.Flush(); err != nil {
+		return err
+	}
+	errno := request(unix.PTRACE_CONT, th.TID, 0, uintptr(th.signal))
+	th.stopped, th.signal = false, 0
+	switch errno {
+	case 0:
+		return nil
+	case unix.ESRCH:
+		th.end()
+		return ErrGone
+	}
+	return fmt.Errorf("continue thread %d: %w", th.TID, errno)
+}
+
+// Poke writes memory through the thread word by word (PTRACE_POKEDATA), the way
+// that is left where the kernel forbids forced writes through /proc/PID/mem.
+// Precondition: stopped.
+func (th *Thread) Poke(b []byte, addr uint64) error {
+	n, err := unix.PtracePokeData(th.TID, uintptr(addr), b)
+	if err != nil {
+		return fmt.Errorf("write %d bytes at %#x: %w", len(b), addr, err)
+	}
+	if n != len(b) {
+		return fmt.Errorf("write %d bytes at %#x: only %d written", len(b), addr, n)
+	}
+	return nil
+}
+
+const ptraceGetRseqConfiguration = 0x420f
+
+// RseqArea gives the address of the thread's struct rseq, or 0 if it has none
+// or the kernel cannot tell (before 5.13). Precondition: stopped.
+func (th *Thread) RseqArea() uint64 {
+	var c rseqConfiguration
+	if errno := getRseq(th.TID, &c); errno != 0 {
+		return 0
+	}
+	return c.pointer
+}
+
+// DetachAll lets every thread go that is still seized.
+func (t *Tracer) DetachAll() {
+	for _, th := range t.threads {
+		_ = th.Detach() // what cannot be detached now is when this process ends
+	}
+}
+
+// World is a process all of whose threads are stopped.
+type World struct {
+	Threads []*Thread
+	Began   time.Time // when the first thread was interrupted
+
+	tracer *Tracer
+	undo   func()
+}
+
+// StopAll seizes and stops every thread. The pause begins with the first
+// interrupt, after all threads are seized. A thread that does not stop within
+// limit (uninterruptible sleep) ends the attempt: everything is let go and the
+// error is ErrTimeout, with the thread named.
+//
+// Until Resume, the garbage collector is off and the calling thread has
+// real-time priority if it may have it: a resumed thread must not take the
+// processor from the one that has others to resume.
+func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
+	if _, err := t.SeizeAll(); err != nil {
+		t.DetachAll()
+		return nil, err
+	}
+	w := &World{tracer: t, Threads: make([]*Thread, 0, len(t.threads)+16)}
+	w.undo = raise()
+	stopAlarm := t.alarm(limit)
+	defer stopAlarm()
+
+	w.Began = time.Now()
+	for {
+		for _, th := range t.threads {
+			if err := th.Interrupt(); err != nil && !errors.Is(err, ErrGone) {
+				w.Resume()
+				return nil, err
+			}
+		}
+		for _, th := range t.threads {
+			switch err := th.Wait(); {
+			case err == nil, errors.Is(err, ErrGone):
+			case errors.Is(err, ErrTimeout):
+				tid := th.TID
+				w.abandon(th)
+				return nil, fmt.Errorf("thread %d: %w", tid, ErrTimeout)
+			default:
+				w.Resume()
+				return nil, err
+			}
+		}
+		// Threads that began meanwhile were begun by threads that were not
+		// stopped yet; a pass that finds none proves that all are stopped.
+		added, err := t.SeizeAll()
+		if err != nil {
+			w.Resume()
+			return nil, err
+		}
+		if added == 0 {
+			break
+		}
+	}
+	for _, th := range t.threads {
+		w.Threads = append(w.Threads, th)
+	}
+	return w, nil
+}
+
+// abandon resumes everything but the thread that would not stop, which stays
+// seized with its interrupt pending until it stops or this process ends.
+func (w *World) abandon(stuck *Thread) {
+	delete(w.tracer.threads, stuck.TID)
+	w.Resume()
+}
+
+// Resume lets every thread go and gives the length of the pause.
+func (w *World) Resume() time.Duration {
+	w.tracer.DetachAll()
+	pause := time.Since(w.Began)
+	if w.undo != nil {
+		w.undo()
+		w.undo = nil
+	}
+	return pause
+}
+
+// alarm makes waits of this thread give up after d.
+func (t *Tracer) alarm(d time.Duration) (stop func()) {
+	pid, tid := os.Getpid(), unix.Gettid()
+	t.interruptAt = time.Now().Add(d)
+	done := make(chan struct{})
+	go func() {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-timer.C:
+				// The wait may not have begun: ring until it has ended.
+				_ = unix.Tgkill(pid, tid, alarmSignal)
+				timer.Reset(time.Millisecond)
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		t.interruptAt = time.Time{}
+	}
+}
+
+// raise puts the calling thread above ordinary ones and stops the garbage
+// collector; the result undoes both. Without the right to a real-time priority
+// the pause is longer on a busy machine, and nothing else changes.
+func raise() (undo func()) {
+	gc := debug.SetGCPercent(-1)
+	before, errno := getScheduler()
+	raised := errno == 0 && setScheduler(scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: 50}) == 0
+	return func() {
+		if raised {
+			_ = setScheduler(before)
+		}
+		debug.SetGCPercent(gc)
+	}
+}
