@@ -1,0 +1,123 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"hotpatch/elfsym"
+	"hotpatch/inject"
+	"hotpatch/internal/fault"
+	"hotpatch/internal/ledger"
+	"hotpatch/internal/procfs"
+	"hotpatch/ptrace"
+)
+
+// target is one process that is being worked on.
+type target struct {
+	proc  *procfs.Proc
+	mem   *procfs.Mem
+	space *elfsym.Space
+
+	exe    string // path of the program
+	region inject.Region
+	ledger *ledger.Ledger // empty if there is none yet
+	done   bool           // the ledger's transaction is committed
+}
+
+// open opens a process for looking (write false) or for changing it, which
+// takes its lock first. Faults of kind NoAccess say why a process cannot be
+// worked on.
+func open(ctx context.Context, pid int, write bool, waiting func()) (*target, error) {
+	t := &target{}
+	if err := t.open(ctx, pid, write, waiting); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *target) open(ctx context.Context, pid int, write bool, waiting func()) (err error) {
+	if write && pid == os.Getpid() {
+		return &fault.Error{Kind: fault.NoAccess, Code: "own-process", What: "cannot work on process " + fmt.Sprint(pid), Why: "it is this very hotpatch"}
+	}
+	if t.proc, err = procfs.Open(pid); err != nil {
+		return err
+	}
+	if err := t.suitable(write); err != nil {
+		return err
+	}
+	if write {
+		if err := t.proc.Lock(ctx, waiting); err != nil {
+			return err
+		}
+	}
+	if t.mem, err = t.proc.Mem(write); err != nil {
+		return err
+	}
+	if t.exe, err = t.proc.Exe(); err != nil {
+		return err
+	}
+	maps, err := t.proc.Maps()
+	if err != nil {
+		return err
+	}
+	t.ledger = &ledger.Ledger{Format: ledger.Format}
+	if r, ok := inject.Find(maps, t.mem); ok {
+		t.region = r
+		t.ledger, t.done, err = ledger.Load(r.Root(), func(addr uint64, b []byte) error { return t.mem.ReadAt(b, addr) })
+	}
+	return err
+}
+
+// resolve reads the modules, which is dear and not needed by every verb.
+func (t *target) resolve(debugDirs []string) (err error) {
+	t.space, err = elfsym.Read(t.proc, debugDirs...)
+	return err
+}
+
+func (t *target) close() {
+	if t.space != nil {
+		t.space.Close()
+	}
+	if t.mem != nil {
+		t.mem.Close()
+	}
+	if t.proc != nil {
+		t.proc.Close()
+	}
+}
+
+// program is the name of the program for messages.
+func (t *target) program() string { return filepath.Base(t.exe) }
+
+// suitable refuses processes that cannot be worked on whatever the patch is.
+func (t *target) suitable(write bool) error {
+	pid := t.proc.PID()
+	st, err := t.proc.Status(0)
+	if err != nil {
+		return err
+	}
+	refuse := func(code, why, hint string) error {
+		return &fault.Error{Kind: fault.NoAccess, Code: code, What: fmt.Sprintf("cannot work on process %d", pid), Where: st.Name, Why: why, Hint: hint}
+	}
+	switch {
+	case st.Kthread:
+		return refuse("kernel-thread", "it is a thread of the kernel", "")
+	case st.State == 'Z' && st.Threads <= 1, st.State == 'X':
+		return refuse("zombie", "it has ended, and its parent has not waited for it yet", "")
+	}
+	if !write {
+		return nil
+	}
+	switch {
+	case st.TracerPid != 0:
+		return ptrace.Traced(pid, st.TracerPid)
+	case st.Seccomp != 0:
+		mode := map[int]string{1: "strict", 2: "filter"}[st.Seccomp]
+		return refuse("seccomp", fmt.Sprintf("it has a seccomp policy (%s), and a system call that the policy forbids may kill it", mode),
+			"start the service without a system call filter (systemd: SystemCallFilter=) to make it patchable")
+	}
+	return nil
+}
