@@ -12,11 +12,21 @@ import (
 	"hotpatch/ptrace"
 )
 
-// candidate is a thread that could be borrowed, with how little it would mind.
+// candidate is a thread that could be borrowed, with how much it would mind.
 type candidate struct {
-	tid  int
-	cost int
+	tid   int
+	inner int // its id in its own PID namespace
+	cost  int
 }
+
+// leaving is a thread that was sent into [lo, hi) and must have left it before
+// anything there is written again. It restores itself, so that takes microseconds.
+type leaving struct {
+	inner  int // its id in its own PID namespace; 0: any thread
+	lo, hi uint64
+}
+
+func (v leaving) has(pc uint64) bool { return pc >= v.lo && pc < v.hi }
 
 // System calls that end for good when a signal handler runs while their thread
 // is away in the bootstrap, which cannot tell: pause and sigsuspend.
@@ -40,7 +50,10 @@ func (l *Loader) candidates() ([]candidate, error) {
 		if err != nil {
 			continue
 		}
-		c := candidate{tid: tid}
+		c := candidate{tid: tid, inner: tid}
+		if n := len(st.NSpid); n > 0 {
+			c.inner = st.NSpid[n-1]
+		}
 		switch st.State {
 		case 'R':
 			c.cost = 1
@@ -56,6 +69,11 @@ func (l *Loader) candidates() ([]candidate, error) {
 			}
 		default: // stopped, traced, dead, in uninterruptible sleep
 			continue
+		}
+		for _, v := range l.mustLeave {
+			if v.inner == c.inner {
+				c.cost = -1 // it has to be looked at anyway
+			}
 		}
 		list = append(list, c)
 	}
@@ -73,7 +91,7 @@ func (l *Loader) candidates() ([]candidate, error) {
 // borrow stops one thread at a place where it can be redirected, hands it to
 // use, which sets its registers, and lets it go. If no thread can be had now it
 // tries again until the deadline.
-func (l *Loader) borrow(t *ptrace.Tracer, use func(th *ptrace.Thread) error) error {
+func (l *Loader) borrow(t *ptrace.Tracer, use func(th *ptrace.Thread, inner int) error) error {
 	deadline := time.Now().Add(l.patience)
 	var last error
 	for pause := 20 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
@@ -82,7 +100,7 @@ func (l *Loader) borrow(t *ptrace.Tracer, use func(th *ptrace.Thread) error) err
 			return err
 		}
 		for _, c := range list {
-			err := l.tryBorrow(t, c.tid, use)
+			err := l.tryBorrow(t, c, use)
 			if err == nil {
 				return nil
 			}
@@ -115,7 +133,8 @@ type unsuitable struct {
 
 func (u *unsuitable) Error() string { return fmt.Sprintf("thread %d %s", u.tid, u.why) }
 
-func (l *Loader) tryBorrow(t *ptrace.Tracer, tid int, use func(*ptrace.Thread) error) (err error) {
+func (l *Loader) tryBorrow(t *ptrace.Tracer, c candidate, use func(*ptrace.Thread, int) error) (err error) {
+	tid := c.tid
 	th, err := t.Seize(tid)
 	if err != nil {
 		return err
@@ -151,7 +170,53 @@ func (l *Loader) tryBorrow(t *ptrace.Tracer, tid int, use func(*ptrace.Thread) e
 	case l.inRestartableSequence(th):
 		return &unsuitable{tid, "is in a restartable sequence"}
 	}
-	return use(th)
+	return use(th, c.inner)
+}
+
+// awaitLeft waits until the threads that may be in code that is to be rewritten
+// have left it. held is a thread that is stopped outside of it.
+func (l *Loader) awaitLeft(t *ptrace.Tracer, held *ptrace.Thread) error {
+	for len(l.mustLeave) > 0 {
+		v := l.mustLeave[0]
+		tids, err := l.proc.Tasks()
+		if err != nil {
+			return err
+		}
+		for _, tid := range tids {
+			if tid == held.TID || v.inner != 0 && !l.isTID(tid, v.inner) {
+				continue
+			}
+			if err := l.awaitOne(t, tid, v); err != nil {
+				return err
+			}
+		}
+		l.mustLeave = l.mustLeave[1:]
+	}
+	return nil
+}
+
+func (l *Loader) awaitOne(t *ptrace.Tracer, tid int, v leaving) error {
+	return l.poll(fmt.Sprintf("thread %d did not leave hotpatch's code", tid), func() (bool, error) {
+		th, err := t.Seize(tid)
+		if errors.Is(err, ptrace.ErrGone) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if err := t.Stop(th, l.stopLimit); err != nil {
+			return errors.Is(err, ptrace.ErrGone), ignoreGone(err)
+		}
+		left := !v.has(th.Regs.Rip)
+		return left, ignoreGone(th.Detach())
+	})
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, ptrace.ErrGone) {
+		return nil
+	}
+	return err
 }
 
 // Stopped is the refusal for a process that is stopped by job control: nothing
@@ -201,9 +266,13 @@ func read64(mem procfs.Memory, addr uint64) (uint64, error) {
 
 // bootstrap makes the region through one borrowed thread.
 func (l *Loader) bootstrap(t *ptrace.Tracer) error {
-	slack, err := l.findSlack()
+	slack, stale, err := l.findSlack()
 	if err != nil {
 		return err
+	}
+	in := leaving{lo: slack, hi: slack + uint64(len(bootCode))}
+	if stale { // a hotpatch was killed, and some thread may be there still
+		l.mustLeave = append(l.mustLeave, in)
 	}
 	// A region wants a place that nothing else grows into: well below the
 	// C library, in a hole with room to spare.
@@ -215,7 +284,11 @@ func (l *Loader) bootstrap(t *ptrace.Tracer) error {
 		}
 	}
 	l.slack = slack
-	err = l.borrow(t, func(th *ptrace.Thread) error {
+	err = l.borrow(t, func(th *ptrace.Thread, inner int) error {
+		if err := l.awaitLeft(t, th); err != nil {
+			return err
+		}
+		in.inner = inner
 		r := th.Regs
 		stub := bytes.Clone(bootCode)
 		for i, v := range []uint64{r.Rbx, r.Rcx, r.R11, r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9, r.Rip, r.Rip - 2} {
@@ -232,6 +305,7 @@ func (l *Loader) bootstrap(t *ptrace.Tracer) error {
 	if err != nil {
 		return err
 	}
+	l.mustLeave = append(l.mustLeave, in)
 	// The thread is on its way by itself. The region is there when it is mapped
 	// as it should be; nothing else is known of the thread.
 	deadline := time.Now().Add(l.patience)

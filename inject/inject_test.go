@@ -320,18 +320,13 @@ func TestLoaderSaysWhy(t *testing.T) {
 	}
 }
 
-func TestAgentEndsAlone(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes ten seconds, as long as an agent waits for its tracer")
-	}
-	t.Parallel()
-	p := platforms[0].start(t, target, nil)
-	lib := platforms[0].library(t, "lib.c", library)
+// orphan loads a library and leaves the agent alone, as if hotpatch had died.
+func orphan(t *testing.T, p *testtarget.Process, lib []byte) *procfs.Proc {
+	t.Helper()
 	pp, err := procfs.Open(p.PID())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pp.Close()
 	mem, err := pp.Mem(true)
 	if err != nil {
 		t.Fatal(err)
@@ -352,11 +347,56 @@ func TestAgentEndsAlone(t *testing.T) {
 			return err
 		}
 		_, err = a.Load("orphan", lib, 1)
-		return err // and no Close: as if hotpatch had died here
+		return err // and no Close
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pp
+}
+
+// TestPredecessorKilled: whoever comes after a hotpatch that was killed has its
+// agent undo its work at once, and goes on.
+func TestPredecessorKilled(t *testing.T) {
+	for _, pf := range platforms {
+		t.Run(pf.name, func(t *testing.T) {
+			t.Parallel()
+			p := pf.start(t, target, nil)
+			lib := pf.library(t, "lib.c", library)
+			orphan(t, p, lib).Close()
+			err := with(t, p.PID(), func(a *inject.Agent, pp *procfs.Proc, _ *procfs.Mem) error {
+				maps, err := pp.Maps()
+				if err != nil {
+					return err
+				}
+				for _, m := range maps {
+					if strings.Contains(m.Path, "hotpatch:orphan") && pf.compiler != "musl-gcc" {
+						t.Errorf("%s is still mapped", m.Path)
+					}
+				}
+				l, err := a.Load("next", lib, 2)
+				if err != nil {
+					return err
+				}
+				return a.Construct(l)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Healthy(t)
+		})
+	}
+}
+
+func TestAgentEndsAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes ten seconds, as long as an agent waits for its tracer")
+	}
+	t.Parallel()
+	p := platforms[0].start(t, target, nil)
+	lib := platforms[0].library(t, "lib.c", library)
+	pp := orphan(t, p, lib)
+	defer pp.Close()
 	deadline := time.Now().Add(testtarget.Timeout * 2)
 	for {
 		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.PID()))

@@ -47,6 +47,8 @@ const (
 	dLongNaps     = 0x138
 	dUnwindSetGR  = 0x140
 	dUnwindSetIP  = 0x148
+	dAgentTID     = 0x150 // of the agent, as it sees it
+	dBorrowed     = 0x158 // the thread that was sent to the clone stub, as it sees it
 	dPthread      = 0x180 // pthread_t of the agent
 	dWorkerCalls  = 0x200
 	dCalls        = 0x400

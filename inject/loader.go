@@ -26,6 +26,9 @@ type Loader struct {
 	region Region // zero until there is one
 	slack  uint64 // where the bootstrap stub goes, zero until it is needed
 
+	// mustLeave are threads that may still be in code that is to be rewritten.
+	mustLeave []leaving
+
 	patience  time.Duration // for one step in the target
 	stopLimit time.Duration // for one thread to stop
 }
@@ -46,7 +49,7 @@ func Prepare(p *procfs.Proc, mem *procfs.Mem, space *elfsym.Space) (*Loader, err
 	}
 	if r, ok := Find(space.Maps, mem); ok {
 		l.region = r
-	} else if _, err := l.findSlack(); err != nil {
+	} else if _, _, err := l.findSlack(); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -128,14 +131,13 @@ func (c Call) encode(b []byte) {
 // Agent is a thread of the target's own that calls what it is asked to. It must
 // be closed; if hotpatch dies it ends by itself after some ten seconds.
 type Agent struct {
-	l       *Loader
-	command uint64
-	tid     int // as the target sees it
-	tcbTID  uint64
-	dead    bool
-	tls     uint64        // thread-local storage made by becomeThread, or 0
-	began   time.Time     // of the newest batch
-	timeout time.Duration // for one batch, 0: for ever
+	l        *Loader
+	command  uint64
+	tid      int // as the target sees it
+	tcbTID   uint64
+	dead     bool
+	tls      uint64    // thread-local storage made by becomeThread, or 0
+	deadline time.Time // for everything that it is asked; zero: none
 }
 
 // Start makes an agent in the process: it borrows one thread once, or twice if
@@ -149,7 +151,7 @@ func (l *Loader) Start(t *ptrace.Tracer) (*Agent, error) {
 		}
 	}
 	a := &Agent{l: l, tcbTID: l.region.Base + tpOffset + l.libc.tidOffset}
-	if err := l.waitWorkerGone(a.tcbTID); err != nil {
+	if err := l.predecessor(a.tcbTID); err != nil {
 		return nil, err
 	}
 	if err := l.clearThreadLocals(); err != nil {
@@ -157,15 +159,15 @@ func (l *Loader) Start(t *ptrace.Tracer) (*Agent, error) {
 	}
 	// Better before a thread is stopped, where the kernel allows it then.
 	_ = l.writeCode(nil, regionCode, l.region.Base)
-	err := l.borrow(t, func(th *ptrace.Thread) error { return l.redirectToClone(th) })
+	err := l.borrow(t, func(th *ptrace.Thread, inner int) error { return l.redirectToClone(t, th, inner) })
 	if err != nil {
 		return nil, err
 	}
-	// The worker starts the agent, whose first batch is getpid and gettid.
+	// The worker starts the agent, which begins with a batch of its own.
 	if err := a.await(); err != nil {
 		return nil, err
 	}
-	tid, err := a.result(0)
+	tid, err := read64(l.mem, l.region.data()+dAgentTID)
 	if err != nil {
 		return nil, err
 	}
@@ -230,12 +232,77 @@ func (a *Agent) ceaseThread() []Call {
 	}
 }
 
-// waitWorkerGone waits until the worker of an earlier agent has ended: the
-// kernel clears the word where its id was.
-func (l *Loader) waitWorkerGone(at uint64) error {
-	return l.poll("the thread of an earlier hotpatch has not ended", func() (bool, error) {
-		v, err := read64(l.mem, at)
-		return uint32(v) == 0, err
+// predecessor sees to it that nothing of an earlier run is left that uses the
+// region: the borrowed thread, the worker, the agent. After a run that ended in
+// order this is nothing but a look.
+func (l *Loader) predecessor(tcbTID uint64) error {
+	d := l.region.data()
+	var b [dPthread]byte
+	if err := l.mem.ReadAt(b[:], d); err != nil {
+		return err
+	}
+	if le.Uint64(b[dCommand:]) == 0 {
+		return nil // the region has never been used
+	}
+	if tid := int(le.Uint64(b[dBorrowed:])); tid != 0 {
+		l.mustLeave = append(l.mustLeave, leaving{inner: tid, lo: l.region.Base, hi: l.region.Base + rootOffset})
+	}
+	if err := l.dismiss(tcbTID); err != nil {
+		return err
+	}
+	return l.poll("the worker thread of an earlier hotpatch did not end", func() (bool, error) { return l.workerGone(tcbTID) })
+}
+
+// workerGone reports whether the worker has ended: the kernel then clears the
+// word where its id was. In a forked child the word is a copy, and there is no
+// such thread.
+func (l *Loader) workerGone(tcbTID uint64) (bool, error) {
+	v, err := read64(l.mem, tcbTID)
+	if err != nil || uint32(v) == 0 {
+		return true, err
+	}
+	return l.threadGone(int(uint32(v)))
+}
+
+// dismiss ends an agent whose hotpatch was killed: it is told to do at once what
+// it would do by itself some seconds later.
+func (l *Loader) dismiss(tcbTID uint64) error {
+	d := l.region.data()
+	told := false
+	return l.poll("the agent of an earlier hotpatch did not end", func() (bool, error) {
+		var b [dSize]byte
+		if err := l.mem.ReadAt(b[:], d); err != nil {
+			return false, err
+		}
+		if le.Uint64(b[dGone:]) != 0 {
+			return true, nil
+		}
+		tid := int(le.Uint64(b[dAgentTID:]))
+		if tid == 0 {
+			// It has not begun: its thread was made this moment, or never will.
+			if le.Uint64(b[dWorkerCalls+callResult:]) != 0 || int64(le.Uint64(b[dCloneResult:])) <= 0 {
+				return true, nil
+			}
+			gone, err := l.workerGone(tcbTID)
+			return gone && l.libc.pthreadCreate == 0, err
+		}
+		if gone, err := l.threadGone(tid); gone || err != nil {
+			return gone, err
+		}
+		if told || le.Uint64(b[dDone:]) != le.Uint64(b[dCommand:]) {
+			return false, nil // busy with its last batch
+		}
+		told = true
+		if err := l.mem.WriteAt(b[dAbandonCalls:], d+dCalls); err != nil {
+			return false, err
+		}
+		var w [8]byte
+		put64(w[:], 0, 1)
+		if err := l.mem.WriteAt(w[:], d+dQuit); err != nil {
+			return false, err
+		}
+		put64(w[:], 0, le.Uint64(b[dCommand:])+1)
+		return false, l.mem.WriteAt(w[:], d+dCommand)
 	})
 }
 
@@ -265,9 +332,11 @@ func (l *Loader) noAgent(why string) error {
 
 // redirectToClone writes the code page and the slots and sends a stopped thread
 // to the clone stub.
-func (l *Loader) redirectToClone(th *ptrace.Thread) error {
-	// No thread can be in the bootstrap any more, so its traces are removed:
-	// this thread is not, and no other was ever sent there.
+func (l *Loader) redirectToClone(t *ptrace.Tracer, th *ptrace.Thread, inner int) error {
+	if err := l.awaitLeft(t, th); err != nil {
+		return err
+	}
+	// No thread is in the bootstrap any more: its traces are removed.
 	if l.slack != 0 {
 		if err := l.writeCode(th, make([]byte, len(bootCode)), l.slack); err != nil {
 			return err
@@ -308,6 +377,7 @@ func (l *Loader) redirectToClone(th *ptrace.Thread) error {
 	put64(b, dShortNaps, 1000)       // some 80 ms
 	put64(b, dLongNaps, 5000)        // some 10 s
 	put64(b, dCommand, 1)
+	put64(b, dBorrowed, uint64(inner))
 	for i, c := range l.firstCalls() {
 		c.encode(b[dCalls+callSize*i:])
 	}
@@ -326,7 +396,6 @@ const (
 	sysMmap        = 9
 	sysMunmap      = 11
 	sysClose       = 3
-	sysGettid      = 186
 	sysArchPrctl   = 158
 	sysMemfdCreate = 319
 
@@ -343,15 +412,14 @@ func (l *Loader) workerCalls() []Call {
 	return []Call{{Fn: agent}}
 }
 
-// firstCalls is the agent's first batch: it says who it is, and that nobody will
-// join it, so that its stack is used again.
+// firstCalls is the agent's first batch: nobody will join its thread, so that
+// the stack is used again.
 func (l *Loader) firstCalls() []Call {
-	calls := []Call{{Fn: sysGettid, Syscall: true}}
-	if l.libc.pthreadCreate != 0 {
-		self := l.region.data() + dCalls + callSize + callResult
-		calls = append(calls, Call{Fn: l.libc.pthreadSelf}, Call{Fn: l.libc.pthreadDetach, Args: [6]uint64{self}, Deref: 1})
+	if l.libc.pthreadCreate == 0 {
+		return nil
 	}
-	return calls
+	self := l.region.data() + dCalls + callResult
+	return []Call{{Fn: l.libc.pthreadSelf}, {Fn: l.libc.pthreadDetach, Args: [6]uint64{self}, Deref: 1}}
 }
 
 // writeTCB makes the worker's thread control block, with what it shares with
@@ -490,18 +558,19 @@ func (a *Agent) await() error {
 				return Stopped(l.proc.PID())
 			}
 			deadline = time.Now().Add(l.patience)
-			if a.timeout != 0 && time.Since(a.began) > a.timeout {
-				a.dead = true
-				return l.noAgent(fmt.Sprintf("what runs there did not end within %v", a.timeout))
-			}
+		}
+		if !a.deadline.IsZero() && time.Now().After(a.deadline) {
+			a.dead = true
+			return l.noAgent("what runs there did not end in time; a lock of the program may be held, such as the loader's")
 		}
 		time.Sleep(pause)
 	}
 }
 
-func (a *Agent) result(i int) (uint64, error) {
-	return read64(a.l.mem, a.l.region.data()+dCalls+uint64(i)*callSize+callResult)
-}
+// SetDeadline says until when the agent's calls must have ended. What has not
+// ended then is given up: the agent finishes the call whenever it can, undoes
+// what OnAbandon said, and ends.
+func (a *Agent) SetDeadline(d time.Time) { a.deadline = d }
 
 // ErrBatch says that more calls were given than fit into one batch.
 var ErrBatch = errors.New("too many calls in one batch")
@@ -533,7 +602,6 @@ func (a *Agent) do(quit uint64, calls []Call) ([]uint64, error) {
 		}
 	}
 	a.command++
-	a.began = time.Now()
 	put64(w[:], 0, a.command)
 	if err := a.l.mem.WriteAt(w[:], d+dCommand); err != nil {
 		return nil, err

@@ -111,8 +111,8 @@ func distance(a, b uint64) uint64 {
 
 // findSlack looks for the unused tail of an executable page: zeros behind the
 // last byte that an executable segment of the module uses, inside its mapping.
-// stub is what an earlier, interrupted hotpatch may have left there.
-func (l *Loader) findSlack() (uint64, error) {
+// stale says that there is the stub of a hotpatch that was killed.
+func (l *Loader) findSlack() (at uint64, stale bool, err error) {
 	need := uint64(len(bootCode))
 	for _, m := range l.space.Modules {
 		if m.Image == nil || m.Ours || libraryRole(m) == "" && m != l.space.Executable() {
@@ -131,13 +131,15 @@ func (l *Loader) findSlack() (uint64, error) {
 			if l.mem.ReadAt(b, end) != nil {
 				continue
 			}
-			// An earlier run that was killed may have left the stub here.
-			if bytes.Equal(b[:bootSlots], bootCode[:bootSlots]) || len(bytes.Trim(b, "\x00")) == 0 {
-				return end, nil
+			if bytes.Equal(b[:bootSlots], bootCode[:bootSlots]) {
+				return end, true, nil
+			}
+			if len(bytes.Trim(b, "\x00")) == 0 {
+				return end, false, nil
 			}
 		}
 	}
-	return 0, &fault.Error{
+	return 0, false, &fault.Error{
 		Kind: fault.NoAccess, Code: "no-slack",
 		What: "cannot prepare the process", Where: l.libc.name,
 		Why: fmt.Sprintf("neither the C library nor the program has %d unused bytes at the end of its code", need),

@@ -105,6 +105,7 @@ boot_end:
 	.set LONG_NAPS, D+0x138
 	.set UNWIND_SETGR, D+0x140		# _Unwind_SetGR, _Unwind_SetIP of the target
 	.set UNWIND_SETIP, D+0x148
+	.set AGENT_TID, D+0x150
 	.set WORKER_CALLS, D+0x200		# what the raw thread does
 	.set CALLS, D+0x400			# the newest batch
 	.set ABANDON_CALLS, D+0xa00		# what the agent does if hotpatch vanishes
@@ -209,6 +210,9 @@ agent_main:
 	push	rbx
 	push	r12
 	push	r13
+	mov	eax, 186			# gettid
+	syscall
+	mov	[rip+AGENT_TID], rax
 4:	lea	rbx, [rip+CALLS]
 	mov	r13, [rip+COMMAND]
 	call	run_calls

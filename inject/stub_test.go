@@ -84,7 +84,7 @@ func TestStubIsCurrent(t *testing.T) {
 		"CLONE_TLS": dCloneTLS, "CLONE_CTID": dCloneCTID, "CLONE_RESULT": dCloneResult, "RELEASED": dReleased,
 		"MXCSR": dMXCSR, "ZERO_TIME": dZeroTime, "SHORT_TIME": dShortTime, "LONG_TIME": dLongTime, "COMMAND": dCommand,
 		"DONE": dDone, "QUIT": dQuit, "GONE": dGone, "SHORT_NAPS": dShortNaps, "LONG_NAPS": dLongNaps,
-		"UNWIND_SETGR": dUnwindSetGR, "UNWIND_SETIP": dUnwindSetIP,
+		"UNWIND_SETGR": dUnwindSetGR, "UNWIND_SETIP": dUnwindSetIP, "AGENT_TID": dAgentTID,
 		"WORKER_CALLS": dWorkerCalls, "CALLS": dCalls, "ABANDON_CALLS": dAbandonCalls,
 	} {
 		if got := at[name] - at["D"]; got != want {

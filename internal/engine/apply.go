@@ -71,7 +71,7 @@ func (t *target) apply(ctx context.Context, p *patchfile.Patch, o Options, dry b
 	if plan.Already {
 		return t.applyResult(plan, "already-applied"), nil
 	}
-	loader, err := t.prepare(plan)
+	loader, err := t.loader()
 	if err != nil {
 		return t.applyResult(plan, "refused"), err
 	}
@@ -96,18 +96,6 @@ func (t *target) apply(ctx context.Context, p *patchfile.Patch, o Options, dry b
 	return result, err
 }
 
-// prepare looks at everything that loading needs, while nothing is touched.
-func (t *target) prepare(plan *Plan) (*inject.Loader, error) {
-	st, err := t.proc.Status(0)
-	if err != nil {
-		return nil, err
-	}
-	if st.State == 'T' {
-		return nil, inject.Stopped(t.proc.PID())
-	}
-	return inject.Prepare(t.proc, t.mem, t.space)
-}
-
 // application is one patch on its way into the target.
 type application struct {
 	t      *target
@@ -129,6 +117,7 @@ func (a *application) run(ctx context.Context) (stats pauseStats, warning, err e
 	if a.agent, err = a.loader.Start(a.tr); err != nil {
 		return stats, nil, err
 	}
+	a.agent.SetDeadline(deadline(ctx))
 	c, err := a.load(ctx)
 	if err != nil {
 		return stats, nil, errors.Join(err, a.takeBack())
@@ -174,6 +163,12 @@ func (a *application) load(ctx context.Context) (change, error) {
 		return change{}, timedOut(err)
 	}
 	return a.intend()
+}
+
+// deadline is when code that runs in the target must have ended.
+func deadline(ctx context.Context) time.Time {
+	d, _ := ctx.Deadline()
+	return d
 }
 
 func timedOut(err error) error {
@@ -383,8 +378,13 @@ func (a *application) changes(l *ledger.Ledger) ([]ledger.Change, error) {
 	return out, nil
 }
 
+// undoTime is how long taking back may take, after the time given by the user
+// is over.
+const undoTime = 5 * time.Second
+
 // takeBack undoes what was done before the commit, with the agent that did it.
 func (a *application) takeBack() error {
+	a.agent.SetDeadline(time.Now().Add(undoTime))
 	var errs []error
 	l := a.t.ledger.Clone()
 	l.Txn = nil

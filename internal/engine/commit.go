@@ -87,7 +87,10 @@ func (t *target) try(tr *ptrace.Tracer, c change, maps []procfs.Map, stats *paus
 	}()
 
 	for _, th := range world.Threads {
-		b, err := check.Check(quiesce.Thread{TID: th.TID, PC: th.Regs.Rip, SP: th.Regs.Rsp, InSyscall: th.Regs.InSyscall()})
+		b, err := check.Check(quiesce.Thread{
+			TID: th.TID, PC: th.Regs.Rip, SP: th.Regs.Rsp, FS: th.Regs.FsBase,
+			Main: th.TID == t.proc.PID(), InSyscall: th.Regs.InSyscall(),
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -189,20 +189,7 @@ func (r *reversion) hooks(tr *ptrace.Tracer, when string, of func(ledger.Hooks) 
 }
 
 func (r *reversion) withAgent(tr *ptrace.Tracer, f func(*inject.Agent) error) error {
-	t := r.t
-	if t.space == nil {
-		if err := t.resolve(nil); err != nil {
-			return err
-		}
-	}
-	st, err := t.proc.Status(0)
-	if err != nil {
-		return err
-	}
-	if st.State == 'T' {
-		return inject.Stopped(t.proc.PID())
-	}
-	loader, err := inject.Prepare(t.proc, t.mem, t.space)
+	loader, err := r.t.loader()
 	if err != nil {
 		return err
 	}

@@ -111,13 +111,32 @@ func (t *target) suitable(write bool) error {
 	if !write {
 		return nil
 	}
-	switch {
-	case st.TracerPid != 0:
+	if st.TracerPid != 0 {
 		return ptrace.Traced(pid, st.TracerPid)
-	case st.Seccomp != 0:
-		mode := map[int]string{1: "strict", 2: "filter"}[st.Seccomp]
-		return refuse("seccomp", fmt.Sprintf("it has a seccomp policy (%s), and a system call that the policy forbids may kill it", mode),
-			"start the service without a system call filter (systemd: SystemCallFilter=) to make it patchable")
 	}
 	return nil
+}
+
+// loader looks at everything that running code in the process needs, and refuses
+// before anything is touched.
+func (t *target) loader() (*inject.Loader, error) {
+	st, err := t.proc.Status(0)
+	if err != nil {
+		return nil, err
+	}
+	if st.State == 'T' {
+		return nil, inject.Stopped(t.proc.PID())
+	}
+	if st.Seccomp != 0 {
+		mode := map[int]string{1: "strict", 2: "filter"}[st.Seccomp]
+		return nil, &fault.Error{Kind: fault.NoAccess, Code: "seccomp", What: fmt.Sprintf("cannot load a library into process %d", t.proc.PID()), Where: st.Name,
+			Why:  fmt.Sprintf("it has a seccomp policy (%s), and a system call that the policy forbids may kill it", mode),
+			Hint: "start the service without a system call filter (systemd: SystemCallFilter=) to make it patchable"}
+	}
+	if t.space == nil {
+		if err := t.resolve(nil); err != nil {
+			return nil, err
+		}
+	}
+	return inject.Prepare(t.proc, t.mem, t.space)
 }

@@ -14,6 +14,7 @@ package quiesce
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sort"
 
 	"hotpatch/internal/procfs"
@@ -50,6 +51,10 @@ type Blocker struct {
 type Thread struct {
 	TID    int
 	PC, SP uint64
+	// Main says that it is the process's main thread; FS is its thread pointer.
+	// They tell where its own stack is, when it runs on another one.
+	Main bool
+	FS   uint64
 	// InSyscall says that the thread was stopped in a system call, which the
 	// kernel may start again two bytes before PC.
 	InSyscall bool
@@ -126,15 +131,70 @@ func (c *Checker) Check(t Thread) (*Blocker, error) {
 	return c.scan(t)
 }
 
-// scan looks through the thread's stack. What is below the stack pointer (the
-// red zone, x86-64 psABI 3.2.2) holds no return address.
+// scan looks through the thread's stack, from the stack pointer to the end of its
+// mapping. What is below the stack pointer (the red zone, x86-64 psABI 3.2.2)
+// holds no return address. A thread that runs on another stack than its own, in a
+// signal handler (sigaltstack(2)) or a coroutine, has one of its own too, all of
+// which counts: where its frames begin there is not known.
 func (c *Checker) scan(t Thread) (*Blocker, error) {
 	start := t.SP &^ 7
-	end := c.stackEnd(start)
+	current, known := c.mapping(start)
+	if !known {
+		// Mapped since maps were read: the stack of a thread that has just
+		// begun. It ends where memory ends.
+		return c.scanRange(t.TID, start, start+maxUnknown, true)
+	}
+	if b, err := c.scanRange(t.TID, start, current.End, false); b != nil || err != nil {
+		return b, err
+	}
+	home, known := c.home(t)
+	if !known || home.Start == current.Start {
+		return nil, nil
+	}
+	return c.scanRange(t.TID, home.Start, home.End, false)
+}
+
+// maxUnknown is how far a stack is followed whose mapping is not known.
+const maxUnknown = 64 << 20
+
+// home finds the mapping of the thread's own stack: "[stack]" for the main
+// thread; for others the one that holds the thread control block, which both C
+// libraries put on top of the stack that they make.
+func (c *Checker) home(t Thread) (procfs.Map, bool) {
+	if !t.Main {
+		return c.mapping(t.FS)
+	}
+	for _, m := range c.maps {
+		if m.Path == "[stack]" {
+			return m, true
+		}
+	}
+	return procfs.Map{}, false
+}
+
+// mapping finds the mapping that holds an address. The main stack may have grown
+// downwards since maps were read.
+func (c *Checker) mapping(addr uint64) (procfs.Map, bool) {
+	i := sort.Search(len(c.maps), func(i int) bool { return c.maps[i].End > addr })
+	if i == len(c.maps) || c.maps[i].Start > addr && c.maps[i].Path != "[stack]" {
+		return procfs.Map{}, false
+	}
+	return c.maps[i], true
+}
+
+// scanRange compares every aligned word of [start, end) with the ranges. With
+// open set, the end of readable memory is the end.
+func (c *Checker) scanRange(tid int, start, end uint64, open bool) (*Blocker, error) {
 	for at := start; at < end; {
 		n := min(uint64(len(c.buf)), end-at)
+		if open {
+			n = min(n, 0x1000-at&0xfff) // page by page
+		}
 		b := c.buf[:n]
 		if err := c.mem.ReadAt(b, at); err != nil {
+			if open && at > start {
+				return nil, nil
+			}
 			return nil, err
 		}
 		for i := 0; i+8 <= len(b); i += 8 {
@@ -143,27 +203,13 @@ func (c *Checker) scan(t Thread) (*Blocker, error) {
 				continue
 			}
 			if r := c.stack.find(v); r != nil {
-				return &Blocker{TID: t.TID, Function: r.Name, Addr: v, Where: OnStack, At: at + uint64(i)}, nil
+				return &Blocker{TID: tid, Function: r.Name, Addr: v, Where: OnStack, At: at + uint64(i)}, nil
 			}
 		}
 		at += n
 	}
+	if open {
+		return nil, fmt.Errorf("the stack of thread %d does not end within %d bytes", tid, maxUnknown)
+	}
 	return nil, nil
-}
-
-// stackEnd gives the end of the mapping that holds a stack pointer. A stack that
-// was mapped after maps were read ends, as far as is known, after one page: the
-// caller reads maps again before every try, so that this is one of a thread that
-// has just begun.
-func (c *Checker) stackEnd(sp uint64) uint64 {
-	i := sort.Search(len(c.maps), func(i int) bool { return c.maps[i].End > sp })
-	if i < len(c.maps) && c.maps[i].Start <= sp {
-		return c.maps[i].End
-	}
-	// The main thread's stack grows downwards: what is below its mapping when
-	// maps were read belongs to it now.
-	if i < len(c.maps) && c.maps[i].Path == "[stack]" {
-		return c.maps[i].End
-	}
-	return (sp + 0x1000) &^ 0xfff
 }
