@@ -152,7 +152,8 @@ func (s *Space) FuncAt(addr uint64) (Symbol, uint64, bool) {
 	}
 	v := m.Vaddr(addr)
 	// The nearest function that begins at or below the address and covers it.
-	for i := c.after(v) - 1; i >= 0; i-- {
+	nearest := c.after(v) - 1
+	for i := nearest; i >= 0; i-- {
 		if c.spans[i].what != spanFunc {
 			if c.maxEnd[i] <= v && c.spans[i].end > c.spans[i].start {
 				return Symbol{}, 0, false
@@ -165,7 +166,8 @@ func (s *Space) FuncAt(addr uint64) (Symbol, uint64, bool) {
 		here := c.at(start)
 		i = c.after(start) - len(here)
 		for _, sp := range here {
-			if sp.what != spanFunc || sp.end > sp.start && sp.end <= v {
+			sized := sp.end > sp.start
+			if sp.what != spanFunc || sized && sp.end <= v || !sized && start != c.spans[nearest].start {
 				continue
 			}
 			sym, ok := m.symbolOf(c, sp)
@@ -191,16 +193,16 @@ func (s *Space) Aliases(sym Symbol) ([]Symbol, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []Symbol
+	var found symbolSet
 	for _, sp := range c.at(sym.Module.Vaddr(sym.Addr)) {
 		if sp.what != spanFunc {
 			continue
 		}
 		if a, ok := sym.Module.symbolOf(c, sp); ok && a.Name != sym.Name && a.Name != "" {
-			list = mergeSymbol(list, 0, a)
+			found.add(a)
 		}
 	}
-	return list, nil
+	return found.list, nil
 }
 
 // Extent tells what surrounds a function, as runtime addresses: where it ends,
@@ -280,12 +282,11 @@ func (s *Space) Clones(m *Module, name string) ([]Symbol, error) {
 		modules = s.candidates()
 	}
 	prefix := []byte(name + ".")
-	var list []Symbol
+	var found symbolSet
 	for _, m := range modules {
-		from := len(list)
 		err := s.scanAll(m, func(t Table, sym *Sym) bool {
 			if len(sym.Name) > len(prefix) && bytes.HasPrefix(sym.Name, prefix) && sym.Type == elf.STT_FUNC {
-				list = mergeSymbol(list, from, m.symbol(t, sym))
+				found.add(m.symbol(t, sym))
 			}
 			return true
 		})
@@ -293,7 +294,7 @@ func (s *Space) Clones(m *Module, name string) ([]Symbol, error) {
 			return nil, err
 		}
 	}
-	return list, nil
+	return found.list, nil
 }
 
 // Parts gives the pieces of a function that the compiler moved out of it: its

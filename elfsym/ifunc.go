@@ -39,6 +39,11 @@ func (s *Space) IFuncImplementations(mem procfs.Memory, sym Symbol) ([]uint64, e
 				if r.Sym == 0 || r.Type == elf.R_X86_64_64 && r.Addend != 0 {
 					return true
 				}
+				// Without its file, a module's unbound entry looks like one
+				// that is bound to itself.
+				if m == sym.Module && m.Image.FromMemory() && r.Type == elf.R_X86_64_JMP_SLOT {
+					return true
+				}
 				d, err := m.Image.DynSym(r.Sym)
 				if err != nil {
 					symErr = err

@@ -158,16 +158,15 @@ func fileMatches(have []byte, want string) bool {
 // functions' return type; white space does not count. A damaged table is a
 // fault. Separate debug files are looked into for every module without .symtab.
 func (s *Space) Find(q Query) ([]Symbol, error) {
-	var list []Symbol
+	var found symbolSet
 	x := newMatcher(q)
 	for _, m := range s.candidates() {
 		if q.Module != "" && !m.matches(q.Module) {
 			continue
 		}
-		from := len(list)
 		err := s.scanAll(m, func(t Table, sym *Sym) bool {
 			if x.match(sym) {
-				list = mergeSymbol(list, from, m.symbol(t, sym))
+				found.add(m.symbol(t, sym))
 			}
 			return true
 		})
@@ -175,7 +174,7 @@ func (s *Space) Find(q Query) ([]Symbol, error) {
 			return nil, err
 		}
 	}
-	return list, nil
+	return found.list, nil
 }
 
 // Candidate is one symbol in the details of fault "ambiguous-symbol".

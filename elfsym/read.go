@@ -52,12 +52,10 @@ func Read(p *procfs.Proc, debugDirs ...string) (*Space, error) {
 // the kernel tells in the auxiliary vector (getauxval(3), AT_PHDR), or 0.
 func programHeaders(p *procfs.Proc) uint64 {
 	const atPHDR = 3
-	f, err := p.OpenRel("auxv", unix.O_RDONLY)
+	b, err := p.Auxv()
 	if err != nil {
 		return 0
 	}
-	defer f.Close()
-	b, _ := io.ReadAll(io.LimitReader(f, pageSize))
 	for ; len(b) >= 16; b = b[16:] {
 		if binary.LittleEndian.Uint64(b) == atPHDR {
 			return binary.LittleEndian.Uint64(b[8:])

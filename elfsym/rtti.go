@@ -13,9 +13,11 @@ import (
 // words in a row are taken for the header of a class without type information,
 // whose table cannot be proven.
 func (v *vtableScan) addressPoint(addr uint64) (uint64, bool) {
-	const mostSlots = 4096
+	// Bounds for data that is made to be slow; what is left is not proven.
+	const mostSlots, mostSteps = 4096, 1 << 20
 	nulls := 0
-	for n, at := 0, addr-wordSize; n < mostSlots && at >= v.m.Lo+wordSize; n, at = n+1, at-wordSize {
+	for n, at := 0, addr-wordSize; n < mostSlots && v.steps < mostSteps && at >= v.m.Lo+wordSize; n, at = n+1, at-wordSize {
+		v.steps++
 		w, err := word(v.mem, at)
 		if err != nil {
 			return 0, false

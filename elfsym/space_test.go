@@ -380,3 +380,75 @@ func openImage(t testing.TB, path string) *Image {
 	}
 	return im
 }
+
+// TestOddTargets: static programs, a main thread that has ended, and our own
+// patch libraries.
+func TestOddTargets(t *testing.T) {
+	t.Parallel()
+	dir := files(t, map[string]string{
+		"s.c": ready + "int in_static(int x) { return x; } int main(void) { in_static(1); ready(); }",
+		"z.c": ready + `
+#include <pthread.h>
+static void *go(void *p) { usleep(100000); ready(); return 0; }
+int in_threads(int x) { return x; }
+int main(void) { pthread_t t; pthread_create(&t, 0, go, 0); pthread_exit(0); }`,
+		"l.c": "int in_patch(int x) { return x; } int in_both(int x) { return x; }",
+		"m.c": "#define _GNU_SOURCE\n" + ready + `
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+int in_both(int x) { return -x; }
+int main(void) {
+	static char b[1 << 20]; char path[64];
+	int in = open("./l.so", O_RDONLY), out = memfd_create("hotpatch:test", 0);
+	int n = read(in, b, sizeof b);
+	if (write(out, b, n) != n) return 1;
+	sprintf(path, "/proc/self/fd/%d", out);
+	if (!dlopen(path, RTLD_NOW)) { puts(dlerror()); return 1; }
+	ready();
+}`,
+	})
+	for _, flags := range []string{"-static", "-static-pie"} {
+		run(t, dir, "gcc "+flags+" -o s s.c")
+		s := liveSpace(t, dir, "./s")
+		exe := s.Executable()
+		if exe == nil || exe.Image.Interp() != "" || exe.Image.HasDynamic() != (flags == "-static-pie") {
+			t.Fatalf("%s: %+v", flags, exe)
+		}
+		if sym := one(t, s, "in_static"); sym.Module != exe {
+			t.Errorf("%s: %v", flags, sym)
+		}
+	}
+
+	run(t, dir, "gcc -pthread -o z z.c")
+	p := live(t, dir, "./z")
+	if st, err := p.Status(0); err != nil || !st.Dead() {
+		t.Fatalf("the main thread lives: %+v, %v", st, err)
+	}
+	s := space(t, p)
+	if sym := one(t, s, "in_threads"); sym.Module != s.Executable() || sym.Module.Image.FromMemory() && os.Getuid() == 0 {
+		t.Errorf("zombie leader: %v, %+v", sym, sym.Module)
+	}
+
+	run(t, dir, "gcc -shared -fPIC -o l.so l.c")
+	run(t, dir, "gcc -o m m.c")
+	s = liveSpace(t, dir, "./m")
+	i := slices.IndexFunc(s.Modules, func(m *Module) bool { return m.Ours })
+	if i < 0 || !s.Modules[i].Deleted || s.Modules[i].Kind != Library {
+		t.Fatalf("no patch library in %v", names(s))
+	}
+	found, err := s.Lookup([]string{"in_patch", "in_both"})
+	if err != nil || len(found["in_patch"]) != 0 || len(found["in_both"]) != 1 {
+		t.Errorf("%v, %v", found, err)
+	}
+	if err := s.scanAll(s.Modules[i], func(_ Table, sym *Sym) bool {
+		if string(sym.Name) == "in_patch" {
+			if f, _, ok := s.FuncAt(s.Modules[i].Addr(sym.Value)); !ok || f.Name != "in_patch" {
+				t.Errorf("FuncAt in the patch library: %v", f)
+			}
+		}
+		return true
+	}); err != nil {
+		t.Error(err)
+	}
+}

@@ -138,19 +138,22 @@ func (s *Space) Lookup(names []string) (map[string][]Symbol, error) {
 			return nil, err
 		}
 	}
-	return c.found, nil
+	found := make(map[string][]Symbol, len(c.want))
+	for _, sym := range c.found.list {
+		found[sym.Name] = append(found[sym.Name], sym)
+	}
+	return found, nil
 }
 
 // collector gathers the symbols of given names.
 type collector struct {
 	want   map[string]int // index into inHere
 	inHere []bool         // found in the module that is being scanned
-	first  map[string]int // where this module's symbols begin in found
-	found  map[string][]Symbol
+	found  symbolSet
 }
 
 func newCollector(names []string) *collector {
-	c := &collector{want: make(map[string]int, len(names)), found: make(map[string][]Symbol, len(names)), first: map[string]int{}}
+	c := &collector{want: make(map[string]int, len(names))}
 	for _, n := range names {
 		if _, ok := c.want[n]; !ok {
 			c.want[n] = len(c.want)
@@ -162,14 +165,10 @@ func newCollector(names []string) *collector {
 
 func (c *collector) module(s *Space, m *Module) error {
 	clear(c.inHere)
-	for n, list := range c.found {
-		c.first[n] = len(list)
-	}
 	visit := func(t Table, sym *Sym) bool {
 		if i, ok := c.want[string(sym.Name)]; ok {
 			c.inHere[i] = true
-			name := string(sym.Name)
-			c.found[name] = mergeSymbol(c.found[name], c.first[name], m.symbol(t, sym))
+			c.found.add(m.symbol(t, sym))
 		}
 		return true
 	}
@@ -192,26 +191,51 @@ func (c *collector) module(s *Space, m *Module) error {
 	return nil
 }
 
-// mergeSymbol adds a symbol to a list, unless the list has it already from
-// index from on: same module, address and name. The first one stays and takes
-// over what only the other table says.
-func mergeSymbol(list []Symbol, from int, sym Symbol) []Symbol {
-	for i := from; i < len(list); i++ {
-		old := &list[i]
-		if old.Addr != sym.Addr || old.Module != sym.Module || old.Name != sym.Name || old.Type != sym.Type {
-			continue
-		}
-		if old.Version != "" && sym.Version != "" && old.Version != sym.Version {
-			continue
-		}
-		if old.Version == "" {
-			old.Version, old.Hidden = sym.Version, sym.Hidden
-		}
-		if old.File == "" && old.Bind == elf.STB_LOCAL {
-			old.File = sym.File
-		}
-		old.Size = max(old.Size, sym.Size)
-		return list
+// symbolSet is a list of symbols in the order in which they were found. What
+// several tables of a module say of one symbol becomes one entry.
+type symbolSet struct {
+	list []Symbol
+	at   map[symbolKey]int // index into list
+}
+
+// symbolKey is what makes two table entries the same symbol. Only one of two
+// tables may know the version: any marks the first entry of any version.
+type symbolKey struct {
+	module  *Module
+	name    string
+	addr    uint64
+	ifunc   bool
+	version string
+	any     bool
+}
+
+// add adds a symbol, or what it says beyond the entry that is there already.
+func (x *symbolSet) add(sym Symbol) {
+	if x.at == nil {
+		x.at = map[symbolKey]int{}
 	}
-	return append(list, sym)
+	exact := symbolKey{module: sym.Module, name: sym.Name, addr: sym.Addr, ifunc: sym.IsIFunc(), version: sym.Version}
+	first := exact
+	first.version, first.any = "", true
+	i, ok := x.at[exact]
+	if !ok {
+		i, ok = x.at[first]
+		ok = ok && (sym.Version == "" || x.list[i].Version == "")
+	}
+	if !ok {
+		i = len(x.list)
+		x.list = append(x.list, sym)
+		if _, ok := x.at[first]; !ok {
+			x.at[first] = i
+		}
+	}
+	x.at[exact] = i
+	old := &x.list[i]
+	if old.Version == "" {
+		old.Version, old.Hidden = sym.Version, sym.Hidden
+	}
+	if old.File == "" && old.Bind == elf.STB_LOCAL {
+		old.File = sym.File
+	}
+	old.Size = max(old.Size, sym.Size)
 }

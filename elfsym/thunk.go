@@ -15,17 +15,17 @@ func (s *Space) Thunks(m *Module, name string) ([]Symbol, error) {
 	if !ok {
 		return nil, nil
 	}
-	var list []Symbol
+	var found symbolSet
 	err := s.scanAll(m, func(t Table, sym *Sym) bool {
 		if sym.Type != elf.STT_FUNC || len(sym.Name) < 4 || sym.Name[2] != 'T' {
 			return true
 		}
 		if e, ok := thunkEncoding(sym.Name); ok && string(e) == encoding {
-			list = mergeSymbol(list, 0, m.symbol(t, sym))
+			found.add(m.symbol(t, sym))
 		}
 		return true
 	})
-	return list, err
+	return found.list, err
 }
 
 // ThunkOf gives the mangled name of the function that a thunk's mangled name is

@@ -60,7 +60,8 @@ func (s *Space) VTables(m *Module) ([]Symbol, error) {
 // isVTable: _ZTV is a vtable group, _ZTC a construction vtable (Itanium C++ ABI,
 // 5.1.4.1 and 2.6).
 func isVTable(s *Sym) bool {
-	return s.Type == elf.STT_OBJECT && s.Size > 0 && s.Value%wordSize == 0 &&
+	const most = 1 << 20 // bytes; the largest ones known have some ten thousand
+	return s.Type == elf.STT_OBJECT && s.Size > 0 && s.Size <= most && s.Value%wordSize == 0 &&
 		(bytes.HasPrefix(s.Name, []byte("_ZTV")) || bytes.HasPrefix(s.Name, []byte("_ZTC")))
 }
 
@@ -104,12 +105,20 @@ type vtableScan struct {
 	targets       map[uint64]bool
 	tables        []Symbol
 	slots, others []Slot
+	steps         int // words read for proofs
 }
 
 func (v *vtableScan) run() error {
 	var err error
 	if v.tables, err = v.s.VTables(v.m); err != nil {
 		return err
+	}
+	size := uint64(0)
+	for _, t := range v.tables {
+		size += t.Size
+	}
+	if size > maxTable {
+		return v.m.Image.damaged("its vtables have %d bytes", size)
 	}
 	var hits []uint64
 	for _, r := range v.dataRanges() {
@@ -120,7 +129,7 @@ func (v *vtableScan) run() error {
 	if len(hits) == 0 {
 		return nil
 	}
-	got, err := v.m.gotWords()
+	got, err := v.m.gotWords(hits)
 	if err != nil {
 		return err
 	}
@@ -137,7 +146,7 @@ func (v *vtableScan) run() error {
 			slot.Table, slot.Index = table, int((addr-table.Addr)/wordSize)
 			v.slots = append(v.slots, slot)
 			continue
-		case got[v.m.Vaddr(addr)]:
+		case got[addr]:
 			continue
 		}
 		if stripped {
@@ -257,14 +266,19 @@ func (v *vtableScan) tableAt(addr uint64) (Symbol, bool) {
 	return Symbol{}, false
 }
 
-// gotWords gives the link-time addresses of the words that the dynamic linker
-// fills with the addresses of functions for calls.
-func (m *Module) gotWords() (map[uint64]bool, error) {
-	got := map[uint64]bool{}
+// gotWords tells which of the words at these runtime addresses the dynamic
+// linker fills with the addresses of functions for calls.
+func (m *Module) gotWords(addrs []uint64) (map[uint64]bool, error) {
+	got := make(map[uint64]bool, len(addrs))
+	for _, a := range addrs {
+		got[a] = false
+	}
 	err := m.Image.Relocs(func(r Reloc) bool {
 		switch r.Type {
 		case elf.R_X86_64_JMP_SLOT, elf.R_X86_64_GLOB_DAT, elf.R_X86_64_IRELATIVE:
-			got[r.Off] = true
+			if _, ok := got[m.Addr(r.Off)]; ok {
+				got[m.Addr(r.Off)] = true
+			}
 		}
 		return true
 	})
@@ -273,8 +287,9 @@ func (m *Module) gotWords() (map[uint64]bool, error) {
 	}
 	// Entries for the module's own functions have plain relative relocations.
 	for _, name := range []string{".got", ".got.plt", ".plt.got"} {
-		if sec, ok := m.Image.Section(name); ok && sec.Size <= maxSmall {
-			for a := sec.Addr; a-sec.Addr < sec.Size; a += wordSize {
+		sec, ok := m.Image.Section(name)
+		for a := range got {
+			if ok && sec.Contains(m.Vaddr(a)) {
 				got[a] = true
 			}
 		}

@@ -190,6 +190,23 @@ func (p *Proc) Exe() (string, error) {
 	return strings.TrimSuffix(string(buf[:n]), deletedMark), nil
 }
 
+// Auxv reads the auxiliary vector that the kernel gave the program at its start:
+// pairs of 8-byte words, see getauxval(3).
+func (p *Proc) Auxv() ([]byte, error) {
+	var data []byte
+	err := p.live(func(dir string) (err error) {
+		data, err = p.read(dir+"auxv", 1<<16)
+		if err == nil && len(data) == 0 {
+			err = unix.ESRCH
+		}
+		return err
+	})
+	if err != nil {
+		return nil, p.noMemory("read the auxiliary vector", err)
+	}
+	return data, nil
+}
+
 // StartTime gives the time at which the process started, in clock ticks since
 // boot: field 22 of proc_pid_stat(5). A number that is used again for another
 // process has another start time.
