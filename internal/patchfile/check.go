@@ -3,6 +3,7 @@ package patchfile
 import (
 	"debug/elf"
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -157,10 +158,22 @@ func badName(name string) string {
 		return "has characters that cannot be printed"
 	case strings.HasPrefix(name, "-"):
 		return "begins with a dash"
+	case strings.Contains(name, "@"):
+		return "has an @, which separates a name from a version"
 	case strings.TrimSpace(name) != name:
 		return "begins or ends with a space"
 	}
 	return ""
+}
+
+// CheckName refuses what cannot be the name of a patch: fault "patch-bad-name",
+// of kind Usage, since such a name was given by hand.
+func CheckName(name string) error {
+	why := badName(name)
+	if why == "" {
+		return nil
+	}
+	return &fault.Error{Kind: fault.Usage, Code: "patch-bad-name", What: fmt.Sprintf("cannot name a patch %q", name), Why: "the name " + why}
 }
 
 // printable reports whether s is valid UTF-8 of at most limit bytes and safe to

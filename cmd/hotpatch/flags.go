@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// pidFlag is the number of a process; 0: not given.
+type pidFlag int
+
+func (p *pidFlag) String() string {
+	if *p == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(*p))
+}
+
+func (p *pidFlag) Type() string { return "PID" }
+
+func (p *pidFlag) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n <= 0 {
+		return errors.New("a process id is a positive number")
+	}
+	*p = pidFlag(n)
+	return nil
+}
+
+func (p *pidFlag) add(cmd *cobra.Command, text string) { cmd.Flags().VarP(p, "pid", "p", text) }
+
+// need gives the process id, which must have been given.
+func (p *pidFlag) need() (int, error) {
+	if *p == 0 {
+		e := usage("no process given")
+		e.Hint = "say which one with --pid PID"
+		return 0, e
+	}
+	return int(*p), nil
+}
+
+// timeoutFlag is a positive duration.
+type timeoutFlag time.Duration
+
+const defaultTimeout = timeoutFlag(10 * time.Second)
+
+func (d *timeoutFlag) String() string { return time.Duration(*d).String() }
+func (d *timeoutFlag) Type() string   { return "DURATION" }
+
+func (d *timeoutFlag) Set(s string) error {
+	v, err := time.ParseDuration(s)
+	if err != nil || v <= 0 {
+		return errors.New("a timeout is a positive duration with a unit, such as 500ms, 10s or 2m")
+	}
+	*d = timeoutFlag(v)
+	return nil
+}
+
+func (d *timeoutFlag) add(cmd *cobra.Command) {
+	*d = defaultTimeout
+	cmd.Flags().Var(d, "timeout", "how long to wait for threads to leave the code that is changed")
+}
+
+// versionFlag is a version of a patch, from 1 up; 0: not given.
+type versionFlag uint64
+
+func (v *versionFlag) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return strconv.FormatUint(uint64(*v), 10)
+}
+
+func (v *versionFlag) Type() string { return "N" }
+
+func (v *versionFlag) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n == 0 {
+		return errors.New("a version is a number from 1 up")
+	}
+	*v = versionFlag(n)
+	return nil
+}
+
+// limitFlag is a number of things; 0: no limit.
+type limitFlag int
+
+func (l *limitFlag) String() string { return strconv.Itoa(int(*l)) }
+func (l *limitFlag) Type() string   { return "N" }
+
+func (l *limitFlag) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n < 0 {
+		return errors.New("a limit is a number, 0 for none")
+	}
+	*l = limitFlag(n)
+	return nil
+}
+
+// addJSON adds --json.
+func (a *app) addJSON(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print one JSON object instead of text")
+}
+
+// noArgs refuses arguments.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+// oneArg asks for exactly one argument.
+func oneArg(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return usage("no %s given", name)
+		case len(args) > 1:
+			return usage("unexpected argument %q after the %s", args[1], name)
+		}
+		return nil
+	}
+}
+
+// someArgs asks for at least one argument.
+func someArgs(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usage("no %s given", name)
+		}
+		return nil
+	}
+}
