@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"hotpatch/internal/procfs"
 )
@@ -89,12 +90,36 @@ func (s *Space) VTableSlots(mem procfs.Memory, targets map[uint64]bool) (slots, 
 			continue
 		}
 		v := vtableScan{s: s, m: m, mem: mem, targets: targets}
-		if err := v.run(); err != nil {
+		err := v.run()
+		// A program may close a library and open it again at the same place,
+		// some do all the time: it is read when it stays, or found gone.
+		for try := 0; err != nil && try < 50 && !s.unloaded(m); try++ {
+			time.Sleep(time.Millisecond)
+			v = vtableScan{s: s, m: m, mem: mem, targets: targets}
+			err = v.run()
+		}
+		switch {
+		case err == nil:
+			slots, others = append(slots, v.slots...), append(others, v.others...)
+		case !s.unloaded(m):
 			return nil, nil, err
 		}
-		slots, others = append(slots, v.slots...), append(others, v.others...)
 	}
 	return slots, others, nil
+}
+
+// unloaded reports whether a module that could not be read is gone: the process
+// has closed the library since the Space was read.
+func (s *Space) unloaded(m *Module) bool {
+	if s.proc == nil || len(m.Maps) == 0 {
+		return false
+	}
+	maps, err := s.proc.Maps()
+	if err != nil {
+		return false
+	}
+	first := m.Maps[0]
+	return !slices.ContainsFunc(maps, func(now procfs.Map) bool { return now.Start == first.Start && now.Inode == first.Inode })
 }
 
 // vtableScan searches one module.

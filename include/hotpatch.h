@@ -107,7 +107,7 @@
  * References to functions and variables of the target that the dynamic linker
  * cannot see, such as static ones. Each macro defines a static pointer, and
  * hotpatch fills it after the library was loaded and before anything of it
- * runs except its constructors. If the symbol is not found or not the only one
+ * runs, its constructors included. If the symbol is not found or not the only one
  * of its kind, the patch is not applied. Use the pointer in this file only.
  *
  * HOTPATCH_REF_FUNC(result, pointer, parameters, symbol): a function.

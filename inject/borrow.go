@@ -50,6 +50,9 @@ func (l *Loader) candidates() ([]candidate, error) {
 		if err != nil {
 			continue
 		}
+		if st.Seccomp != 0 {
+			continue // the agent would inherit a policy that may kill the process
+		}
 		c := candidate{tid: tid, inner: tid}
 		if n := len(st.NSpid); n > 0 {
 			c.inner = st.NSpid[n-1]
@@ -274,51 +277,28 @@ func (l *Loader) bootstrap(t *ptrace.Tracer) error {
 	if stale { // a hotpatch was killed, and some thread may be there still
 		l.mustLeave = append(l.mustLeave, in)
 	}
-	// A region wants a place that nothing else grows into: well below the
-	// C library, in a hole with room to spare.
-	base, ok := Hole(l.space.Maps, l.near()-128<<20, 0, highestAddr, regionSize, regionAlign)
-	if !ok {
-		return &fault.Error{
-			Kind: fault.NoAccess, Code: "no-room",
-			What: "cannot prepare the process", Why: "its address space has no free megabyte",
-		}
-	}
 	l.slack = slack
-	err = l.borrow(t, func(th *ptrace.Thread, inner int) error {
-		if err := l.awaitLeft(t, th); err != nil {
-			return err
-		}
-		in.inner = inner
-		r := th.Regs
-		stub := bytes.Clone(bootCode)
-		for i, v := range []uint64{r.Rbx, r.Rcx, r.R11, r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9, r.Rip, r.Rip - 2} {
-			put64(stub, bootSlots+8*i, v)
-		}
-		if err := l.writeCode(th, stub, slack); err != nil {
-			return err
-		}
-		r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9 = base, regionSize, 5, 0x100022, ^uint64(0), 0
-		r.Rip = slack + bootEntry
-		th.SetRegs(r)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	l.mustLeave = append(l.mustLeave, in)
-	// The thread is on its way by itself. The region is there when it is mapped
-	// as it should be; nothing else is known of the thread.
+	// A region wants a place that nothing else grows into: well below the
+	// C library, in a hole with room to spare. A program that makes threads all
+	// the time may still be faster; the next place is farther away.
 	deadline := time.Now().Add(l.patience)
-	for pause := 20 * time.Microsecond; ; pause = min(pause+pause/2, time.Millisecond) {
-		maps, err := l.proc.Maps()
-		if err != nil {
+	for away := uint64(128 << 20); ; away = min(8*away, 1<<40) {
+		if l.space.Maps, err = l.proc.Maps(); err != nil {
 			return err
 		}
-		for i := 0; i+1 < len(maps); i++ {
-			if r, ok := isRegion(maps[i], maps[i+1]); ok && r.Base == base {
-				l.region, l.space.Maps = r, maps
-				return nil
+		base, ok := Hole(l.space.Maps, l.near()-away, 0, highestAddr, regionSize, regionAlign)
+		if !ok {
+			return &fault.Error{
+				Kind: fault.NoAccess, Code: "no-room",
+				What: "cannot prepare the process", Why: "its address space has no free megabyte",
 			}
+		}
+		if in.inner, err = l.redirectToBoot(t, base); err != nil {
+			return err
+		}
+		l.mustLeave = append(l.mustLeave, in)
+		if found, err := l.awaitRegion(base); found || err != nil {
+			return err
 		}
 		if time.Now().After(deadline) {
 			return &fault.Error{
@@ -327,6 +307,59 @@ func (l *Loader) bootstrap(t *ptrace.Tracer) error {
 				Why:  fmt.Sprintf("it could not map %d bytes of executable memory within %v", regionSize, l.patience),
 				Hint: "a memory limit (RLIMIT_AS, a memory cgroup) or a policy against executable memory (SELinux execmem) may forbid it",
 			}
+		}
+	}
+}
+
+// redirectToBoot writes the bootstrap and sends a thread there, to map the region
+// at base. It gives the thread's id in its own PID namespace.
+func (l *Loader) redirectToBoot(t *ptrace.Tracer, base uint64) (inner int, err error) {
+	err = l.borrow(t, func(th *ptrace.Thread, id int) error {
+		if err := l.awaitLeft(t, th); err != nil {
+			return err
+		}
+		inner = id
+		r := th.Regs
+		stub := bytes.Clone(bootCode)
+		for i, v := range []uint64{r.Rbx, r.Rcx, r.R11, r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9, r.Rip, r.Rip - 2} {
+			put64(stub, bootSlots+8*i, v)
+		}
+		if err := l.writeCode(th, stub, l.slack); err != nil {
+			return err
+		}
+		r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9 = base, regionSize, 5, 0x100022, ^uint64(0), 0
+		r.Rip = l.slack + bootEntry
+		th.SetRegs(r)
+		return nil
+	})
+	return inner, err
+}
+
+// awaitRegion waits until the region is mapped at base, all of it. The thread
+// that does it is on its way by itself, and nothing else is known of it. false
+// means that it has not been done, because something else is there or for a
+// reason of the kernel's.
+func (l *Loader) awaitRegion(base uint64) (bool, error) {
+	deadline := time.Now().Add(time.Second)
+	for pause := 20 * time.Microsecond; ; pause = min(pause+pause/2, time.Millisecond) {
+		maps, err := l.proc.Maps()
+		if err != nil {
+			return false, err
+		}
+		taken := false
+		for i, m := range maps {
+			if i+1 < len(maps) {
+				if r, ok := isRegion(m, maps[i+1]); ok && r.Base == base {
+					l.region, l.space.Maps = r, maps
+					return true, nil
+				}
+			}
+			// Half way, all of the region is as its first part.
+			ours := m.Inode == 0 && m.Perm&(procfs.Read|procfs.Write|procfs.Exec) == procfs.Read|procfs.Exec
+			taken = taken || m.Start < base+regionSize && m.End > base && !ours
+		}
+		if taken || time.Now().After(deadline) {
+			return false, nil
 		}
 		time.Sleep(pause)
 	}

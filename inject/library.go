@@ -127,6 +127,9 @@ func findLibc(space *elfsym.Space) (*libc, error) {
 			return nil, unknownLibc(c.name, "it has no pthread_create, and not what could stand in for it")
 		}
 	}
+	if !c.musl && c.uselocale == 0 {
+		return nil, unknownLibc(c.name, "it has no uselocale")
+	}
 	if c.dlopen == 0 && c.dlopenMode == 0 {
 		return nil, unknownLibc(c.name, "it has neither dlopen nor __libc_dlopen_mode")
 	}

@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -282,13 +283,28 @@ func (a *Agent) deliver(name string, data []byte, serial uint64) (*delivered, st
 	if err := l.mem.ReadAt(self, linkAt); err != nil {
 		return fail(err)
 	}
-	if d.file, err = l.proc.OpenRel(fmt.Sprintf("fd/%d", fd), os.O_RDWR); err != nil {
+	if d.file, err = a.openFile(fd); err != nil {
 		return fail(err)
 	}
 	if _, err := d.file.WriteAt(data, 0); err != nil {
 		return fail(fmt.Errorf("write the patch library into the target: %w", err))
 	}
 	return d, "/proc/" + string(self) + "/fd" + spell(serial) + fmt.Sprintf("/%d", fd), nil
+}
+
+// openFile opens a descriptor of the target, by way of the agent's thread: a main
+// thread that has ended shows none.
+func (a *Agent) openFile(fd int64) (*os.File, error) {
+	tids, err := a.l.proc.Tasks()
+	if err != nil {
+		return nil, err
+	}
+	for _, tid := range slices.Backward(tids) { // new threads come last
+		if a.l.isTID(tid, a.tid) {
+			return a.l.proc.OpenRel(fmt.Sprintf("task/%d/fd/%d", tid, fd), os.O_RDWR)
+		}
+	}
+	return nil, a.l.noAgent("its thread has ended")
 }
 
 // spell writes a number as slashes, so that every load has a path of its own

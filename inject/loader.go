@@ -2,7 +2,6 @@ package inject
 
 import (
 	"bytes"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -149,12 +148,17 @@ func (l *Loader) Start(t *ptrace.Tracer) (*Agent, error) {
 		if err := l.bootstrap(t); err != nil {
 			return nil, err
 		}
+	} else if slack, stale, err := l.findSlack(); err == nil && stale {
+		// A hotpatch was killed after it had made the region and before it
+		// removed the bootstrap.
+		l.slack = slack
+		l.mustLeave = append(l.mustLeave, leaving{lo: slack, hi: slack + uint64(len(bootCode))})
 	}
 	a := &Agent{l: l, tcbTID: l.region.Base + tpOffset + l.libc.tidOffset}
 	if err := l.predecessor(a.tcbTID); err != nil {
 		return nil, err
 	}
-	if err := l.clearThreadLocals(); err != nil {
+	if err := l.beginThreadLocals(); err != nil {
 		return nil, err
 	}
 	// Better before a thread is stopped, where the kernel allows it then.
@@ -212,10 +216,9 @@ func (a *Agent) becomeThread() error {
 		return err
 	}
 	a.tls = tp
-	lcGlobal := ^uint64(0) // LC_GLOBAL_LOCALE
 	_, err = a.Do(
 		Call{Fn: sysArchPrctl, Args: [6]uint64{archSetFS, tp}, Syscall: true},
-		Call{Fn: l.libc.uselocale, Args: [6]uint64{lcGlobal}},
+		Call{Fn: l.libc.uselocale, Args: [6]uint64{lcGlobalLocale}},
 		Call{Fn: l.libc.ctypeInit},
 	)
 	return err
@@ -280,7 +283,7 @@ func (l *Loader) dismiss(tcbTID uint64) error {
 		tid := int(le.Uint64(b[dAgentTID:]))
 		if tid == 0 {
 			// It has not begun: its thread was made this moment, or never will.
-			if le.Uint64(b[dWorkerCalls+callResult:]) != 0 || int64(le.Uint64(b[dCloneResult:])) <= 0 {
+			if le.Uint64(b[l.workerResult():]) != 0 || int64(le.Uint64(b[dCloneResult:])) <= 0 {
 				return true, nil
 			}
 			gone, err := l.workerGone(tcbTID)
@@ -403,13 +406,31 @@ const (
 )
 
 // workerCalls is what the raw thread does: ask for a real thread, or, where
-// there is no thread library, be the agent itself (see becomeThread).
+// there is no thread library, be the agent itself (see becomeThread). The call
+// whose result counts is the last one.
+//
+// Of glibc's thread-local variables, only the locale does not begin with zero.
+// pthread_create needs it: malloc asks for the number of processors before it
+// makes another arena, which parses a file.
 func (l *Loader) workerCalls() []Call {
 	agent := l.region.Base + agentEntry
-	if l.libc.pthreadCreate != 0 {
-		return []Call{{Fn: l.libc.pthreadCreate, Args: [6]uint64{l.region.data() + dPthread, 0, agent, 0}}}
+	if l.libc.pthreadCreate == 0 {
+		return []Call{{Fn: agent}}
 	}
-	return []Call{{Fn: agent}}
+	create := Call{Fn: l.libc.pthreadCreate, Args: [6]uint64{l.region.data() + dPthread, 0, agent, 0}}
+	if l.libc.musl {
+		return []Call{create}
+	}
+	return []Call{{Fn: l.libc.uselocale, Args: [6]uint64{lcGlobalLocale}}, create}
+}
+
+// lcGlobalLocale is LC_GLOBAL_LOCALE of <locale.h>.
+const lcGlobalLocale = ^uint64(0)
+
+// workerResult is where in D the result of the worker's last call will be. The
+// page is zero before it.
+func (l *Loader) workerResult() uint64 {
+	return dWorkerCalls + uint64(len(l.workerCalls())-1)*callSize + callResult
 }
 
 // firstCalls is the agent's first batch: nobody will join its thread, so that
@@ -466,30 +487,6 @@ func (l *Loader) writeTCB(th *ptrace.Thread) error {
 	return l.mem.WriteAt(b, tp)
 }
 
-// clearThreadLocals makes the worker's thread-local variables zero again: an
-// earlier worker may have written there (its allocator's cache).
-func (l *Loader) clearThreadLocals() error {
-	size := uint64(0x1000)
-	for _, m := range l.space.Modules {
-		if m.Image == nil {
-			continue
-		}
-		for _, s := range m.Image.Segments() {
-			if s.Type == elf.PT_TLS {
-				size += s.Memsz + s.Align
-			}
-		}
-	}
-	if size > tpOffset-tlsOffset {
-		return &fault.Error{
-			Kind: fault.NoAccess, Code: "large-tls", What: "cannot prepare the process",
-			Why: fmt.Sprintf("its libraries have %d bytes of thread-local variables, more than the %d that hotpatch has room for", size, tpOffset-tlsOffset),
-		}
-	}
-	tp := l.region.Base + tpOffset
-	return l.mem.WriteAt(make([]byte, size), tp-size)
-}
-
 // isTID reports whether a thread has the id inner in its own PID namespace.
 func (l *Loader) isTID(tid, inner int) bool {
 	if tid == inner {
@@ -529,7 +526,7 @@ func (a *Agent) await() error {
 				a.dead = true
 				return l.noAgent(fmt.Sprintf("it cannot make a thread (errno %d)", -e))
 			}
-			made, err := read64(l.mem, d+dWorkerCalls+callResult)
+			made, err := read64(l.mem, d+l.workerResult())
 			if err != nil {
 				return err
 			}
@@ -650,4 +647,17 @@ func (l *Loader) threadGone(inner int) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// Dismiss ends what is left of a hotpatch that was killed: its agent undoes its
+// work and ends. It touches nothing else, and does nothing if there is no agent.
+func (l *Loader) Dismiss() error {
+	if l.region.Base == 0 {
+		return nil
+	}
+	command, err := read64(l.mem, l.region.data()+dCommand)
+	if err != nil || command == 0 {
+		return err
+	}
+	return l.dismiss(l.region.Base + tpOffset + l.libc.tidOffset)
 }

@@ -97,3 +97,14 @@ func setScheduler(s scheduler) syscall.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETSCHEDULER, 0, uintptr(s.policy), uintptr(unsafe.Pointer(&s.priority)))
 	return errno
 }
+
+// getXState reads the extended state (x87, SSE, AVX, …) of a stopped thread into
+// b and gives its length. See ptrace(2), PTRACE_GETREGSET.
+func getXState(tid int, b []byte) (int, syscall.Errno) {
+	iov := unix.Iovec{Base: &b[0]}
+	iov.SetLen(len(b))
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GETREGSET, uintptr(tid), ntX86XState, uintptr(unsafe.Pointer(&iov)), 0, 0)
+	return int(iov.Len), errno
+}
+
+const ntX86XState = 0x202

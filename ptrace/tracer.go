@@ -234,6 +234,14 @@ func (th *Thread) stop(ws unix.WaitStatus) error {
 		// the stop that was asked for
 	case event == unix.PTRACE_EVENT_STOP:
 		th.group = true
+	case sig == int(unix.SIGTRAP)|sysGood:
+		// At the entry or exit of a system call nothing is decided yet, and
+		// nothing may be repaired: a changed result would reach the program.
+		if errno := getRegs(th.TID, &th.Regs); errno != 0 {
+			th.end()
+			return ErrGone
+		}
+		return nil
 	case event == 0:
 		th.signal = sig // signal-delivery-stop: the program's own
 	}
@@ -314,6 +322,35 @@ func (th *Thread) Cont() error {
 	return fmt.Errorf("continue thread %d: %w", th.TID, errno)
 }
 
+// sysGood is set in the signal of a stop at a system call, if
+// PTRACE_O_TRACESYSGOOD is: no other stop looks so.
+const sysGood = 0x80
+
+// NextSyscall lets a stopped thread run until it next enters or leaves a system
+// call, or stops for a signal, which it gets with the next resume. No trap is used: if this process ends, the thread
+// runs on. Errors: ErrGone; ErrTimeout after limit: then the thread runs.
+func (th *Thread) NextSyscall(limit time.Duration) error {
+	if th.stopped {
+		if err := th.Flush(); err != nil {
+			return err
+		}
+		if errno := request(unix.PTRACE_SETOPTIONS, th.TID, 0, unix.PTRACE_O_TRACESYSGOOD); errno != 0 {
+			return fmt.Errorf("trace the system calls of thread %d: %w", th.TID, errno)
+		}
+		errno := request(unix.PTRACE_SYSCALL, th.TID, 0, uintptr(th.signal))
+		if errno == unix.ESRCH {
+			th.end()
+			return ErrGone
+		}
+		if errno != 0 {
+			return fmt.Errorf("resume thread %d: %w", th.TID, errno)
+		}
+		th.stopped, th.signal = false, 0
+	}
+	defer th.tracer.alarm(limit)()
+	return th.Wait()
+}
+
 // Poke writes memory through the thread word by word (PTRACE_POKEDATA), the way
 // that is left where the kernel forbids forced writes through /proc/PID/mem.
 // Precondition: stopped.
@@ -328,6 +365,29 @@ func (th *Thread) Poke(b []byte, addr uint64) error {
 	return nil
 }
 
+// Poke writes memory of the process word by word through any of its threads, which
+// is stopped for it. Errors: of stopping it, and of Thread.Poke.
+func (t *Tracer) Poke(b []byte, addr uint64, limit time.Duration) error {
+	tids, err := t.proc.Tasks()
+	if err != nil {
+		return err
+	}
+	err = ErrGone
+	for _, tid := range tids {
+		var th *Thread
+		if th, err = t.Seize(tid); err != nil {
+			continue
+		}
+		if err = t.Stop(th, limit); err == nil {
+			err = th.Poke(b, addr)
+		}
+		if derr := th.Detach(); err == nil {
+			return derr
+		}
+	}
+	return err
+}
+
 const ptraceGetRseqConfiguration = 0x420f
 
 // RseqArea gives the address of the thread's struct rseq, or 0 if it has none
@@ -340,10 +400,38 @@ func (th *Thread) RseqArea() uint64 {
 	return c.pointer
 }
 
-// DetachAll lets every thread go that is still seized.
+// DetachAll lets every thread go that is still seized. One that was asked to stop
+// and has not (uninterruptible sleep) is kept until it has: see Tend.
 func (t *Tracer) DetachAll() {
+	t.Tend()
 	for _, th := range t.threads {
-		_ = th.Detach() // what cannot be detached now is when this process ends
+		if th.stopped || !th.asked {
+			_ = th.Detach() // what cannot be detached now is by Tend, or when this process ends
+		}
+	}
+}
+
+// Tend lets those threads go that did not stop in time when they were asked to,
+// and have stopped since. It does not wait. Whoever sleeps after ErrTimeout must
+// call it now and then, or such a thread stays stopped.
+func (t *Tracer) Tend() {
+	for _, th := range t.threads {
+		if th.stopped || !th.asked {
+			continue
+		}
+		var status int32
+		got, errno := wait(th.TID, &status, false)
+		switch {
+		case errno == unix.ECHILD || errno == unix.ESRCH:
+			th.end()
+		case got == th.TID:
+			ws := unix.WaitStatus(status)
+			if ws.Stopped() && th.stop(ws) == nil {
+				_ = th.Detach()
+			} else {
+				th.end()
+			}
+		}
 	}
 }
 
@@ -358,8 +446,9 @@ type World struct {
 
 // StopAll seizes and stops every thread. The pause begins with the first
 // interrupt, after all threads are seized. A thread that does not stop within
-// limit (uninterruptible sleep) ends the attempt: everything is let go and the
-// error is ErrTimeout, with the thread named.
+// limit (uninterruptible sleep) ends the attempt: everything else is let go and
+// the error is ErrTimeout, with the thread named. The next attempt takes it up
+// again; until then see Tend.
 //
 // Until Resume, the garbage collector is off and the calling thread has
 // real-time priority if it may have it: a resumed thread must not take the
@@ -386,9 +475,8 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 			switch err := th.Wait(); {
 			case err == nil, errors.Is(err, ErrGone):
 			case errors.Is(err, ErrTimeout):
-				tid := th.TID
-				w.abandon(th)
-				return nil, fmt.Errorf("thread %d: %w", tid, ErrTimeout)
+				w.Resume()
+				return nil, fmt.Errorf("thread %d: %w", th.TID, ErrTimeout)
 			default:
 				w.Resume()
 				return nil, err
@@ -409,13 +497,6 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 		w.Threads = append(w.Threads, th)
 	}
 	return w, nil
-}
-
-// abandon resumes everything but the thread that would not stop, which stays
-// seized with its interrupt pending until it stops or this process ends.
-func (w *World) abandon(stuck *Thread) {
-	delete(w.tracer.threads, stuck.TID)
-	w.Resume()
 }
 
 // Resume lets every thread go and gives the length of the pause.
@@ -467,4 +548,15 @@ func raise() (undo func()) {
 		}
 		debug.SetGCPercent(gc)
 	}
+}
+
+// XState reads the thread's x87 and vector registers, in the form in which the
+// processor saves them, into b, which should have 16 KiB, and gives what was
+// read. Precondition: stopped.
+func (th *Thread) XState(b []byte) ([]byte, error) {
+	n, errno := getXState(th.TID, b)
+	if errno != 0 {
+		return nil, fmt.Errorf("read the vector registers of thread %d: %w", th.TID, errno)
+	}
+	return b[:n], nil
 }

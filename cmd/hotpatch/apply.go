@@ -18,6 +18,7 @@ type applyOptions struct {
 	options engine.Options
 	version versionFlag
 	timeout timeoutFlag
+	quiet   quietFlags
 }
 
 var methods = []string{string(engine.Auto), string(engine.Entry), string(engine.VTable)}
@@ -31,8 +32,8 @@ func newApply(a *app) *cobra.Command {
 
 The library is brought into the process while it runs. Then all its threads are
 stopped for some microseconds, and everything is switched at once, if no thread
-is inside the bytes that are overwritten; otherwise the threads run on, and it is
-tried again until the timeout. Several patches are applied one after the other,
+is inside a function that is replaced or will return into one; otherwise the
+threads run on, and it is tried again until the timeout. Several patches are applied one after the other,
 each wholly or not at all; the first that cannot be ends the command.
 
 A function is replaced only by a patch of a higher version than the one that
@@ -56,6 +57,7 @@ replaced it before. A patch that is applied already is a success.`,
 	f.Var(&o.version, "patch-version", "give the patch this version, instead of what its file says")
 	f.StringArrayVar(&o.options.DebugDirs, "debug-dir", nil, "look for separate debug files here first; can be repeated")
 	o.timeout.add(cmd)
+	o.quiet.add(cmd, "stack: no thread may be in a function that is replaced, or return\ninto it; entry: not in the bytes that are overwritten (default:\nwhat the patch demands, else stack)")
 	a.addJSON(cmd)
 	argument(cmd, "module", "NAME")
 	argument(cmd, "name", "NAME")
@@ -81,7 +83,11 @@ func (a *app) apply(cmd *cobra.Command, o *applyOptions, args []string) error {
 	case len(args) > 1 && (flags.Changed("name") || flags.Changed("patch-version")):
 		return usage("--name and --patch-version are for one patch, and %d are given", len(args))
 	}
+	if err := o.quiet.check(); err != nil {
+		return err
+	}
 	o.options.Method = engine.Method(o.method)
+	o.options.Consistency = engine.Consistency(o.quiet.consistency)
 	o.options.Version = uint64(o.version)
 
 	patches, err := openAll(args)
@@ -91,7 +97,9 @@ func (a *app) apply(cmd *cobra.Command, o *applyOptions, args []string) error {
 	ctx, stop := a.interruptible(cmd.Context())
 	defer stop()
 	a.changes = !o.dryRun
-	results, err := engine.Apply(ctx, a.request(pid, o.timeout, o.dryRun), o.options, patches)
+	req := a.request(pid, o.timeout, o.dryRun)
+	o.quiet.set(&req)
+	results, err := engine.Apply(ctx, req, o.options, patches)
 	if len(results) > 0 {
 		a.answer(applied{results}, func(p *page) { showApplied(p, results, o.dryRun) })
 	}

@@ -2,10 +2,13 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"hotpatch/internal/engine"
 )
 
 // pidFlag is the number of a process; 0: not given.
@@ -46,8 +49,14 @@ type timeoutFlag time.Duration
 
 const defaultTimeout = timeoutFlag(10 * time.Second)
 
-func (d *timeoutFlag) String() string { return time.Duration(*d).String() }
-func (d *timeoutFlag) Type() string   { return "DURATION" }
+func (d *timeoutFlag) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
+
+func (d *timeoutFlag) Type() string { return "DURATION" }
 
 func (d *timeoutFlag) Set(s string) error {
 	v, err := time.ParseDuration(s)
@@ -61,6 +70,49 @@ func (d *timeoutFlag) Set(s string) error {
 func (d *timeoutFlag) add(cmd *cobra.Command) {
 	*d = defaultTimeout
 	cmd.Flags().Var(d, "timeout", "how long to wait for threads to leave the code that is changed")
+}
+
+// quietFlags say how a process may be changed: at which instants, and for how
+// long it may be stopped.
+type quietFlags struct {
+	consistency string
+	scan        string
+	maxPause    timeoutFlag // 0: not given
+}
+
+var (
+	consistencies = []string{string(engine.Stack), string(engine.AtEntry)}
+	scans         = []string{"stacks", "memory"}
+)
+
+func (q *quietFlags) add(cmd *cobra.Command, consistency string) {
+	f := cmd.Flags()
+	f.StringVar(&q.consistency, "consistency", "", consistency)
+	f.StringVar(&q.scan, "scan", scans[0], "where to look for code that is being run: in the stacks of all\nthreads, or in all memory (memory), which finds coroutines too")
+	f.Var(&q.maxPause, "max-pause", "how long the process may be stopped at a time; what would take\nlonger is not done")
+	for name, values := range map[string][]string{"consistency": consistencies, "scan": scans} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+	argument(cmd, "consistency", "stack|entry")
+	argument(cmd, "scan", "stacks|memory")
+}
+
+// check refuses what is none of the values.
+func (q *quietFlags) check() error {
+	switch {
+	case q.consistency != "" && !slices.Contains(consistencies, q.consistency):
+		return usage("--consistency is %q: it must be stack or entry", q.consistency)
+	case !slices.Contains(scans, q.scan):
+		return usage("--scan is %q: it must be stacks or memory", q.scan)
+	}
+	return nil
+}
+
+// set hands the flags to the engine.
+func (q *quietFlags) set(req *engine.Request) {
+	req.Consistency = engine.Consistency(q.consistency)
+	req.ScanMemory = q.scan == "memory"
+	req.MaxPause = time.Duration(q.maxPause)
 }
 
 // versionFlag is a version of a patch, from 1 up; 0: not given.

@@ -9,17 +9,17 @@ import (
 )
 
 type revertOptions struct {
-	pid      pidFlag
-	all      bool
-	dryRun   bool
-	unload   bool
-	maxPause timeoutFlag
-	timeout  timeoutFlag
+	pid     pidFlag
+	all     bool
+	dryRun  bool
+	unload  bool
+	timeout timeoutFlag
+	quiet   quietFlags
 }
 
-// defaultMaxPause is how long a process may be stopped while its memory is
-// looked through, unless the user says otherwise.
-const defaultMaxPause = timeoutFlag(100 * time.Millisecond)
+// defaultSearch is how long a process may be stopped while its memory is looked
+// through, unless the user says otherwise.
+const defaultSearch = 100 * time.Millisecond
 
 func newRevert(a *app) *cobra.Command {
 	var o revertOptions
@@ -32,7 +32,8 @@ What a later patch has replaced again stays as the later patch has it. After the
 last patch of a function is out, its bytes are the original ones. The library of
 a patch stays mapped, since a thread may still be inside it, and is used again if
 the patch comes back. With --unload it is taken out too, if nothing refers to it;
-to prove that, the process is stopped while its memory is looked through.`,
+to prove that, the process is stopped while its memory is looked through, for
+100 milliseconds at most unless --max-pause says otherwise.`,
 		Example: `  hotpatch revert --pid 4711 fix-login
   hotpatch revert --pid 4711 fix-login@2
   hotpatch revert --pid 4711 --all
@@ -45,9 +46,8 @@ to prove that, the process is stopped while its memory is looked through.`,
 	f.BoolVar(&o.all, "all", false, "take out every patch")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "print what would be done; touch nothing")
 	f.BoolVar(&o.unload, "unload", false, "also unmap the libraries of the patches, if nothing refers to them")
-	o.maxPause = defaultMaxPause
-	f.Var(&o.maxPause, "max-pause", "with --unload: how long the process may be stopped for it")
 	o.timeout.add(cmd)
+	o.quiet.add(cmd, "stack: no thread may be in the code of a patch that is taken out, or\nreturn into it; entry: not in the bytes that are overwritten (default\nstack)")
 	a.addJSON(cmd)
 	completePID(cmd, true)
 	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -65,14 +65,19 @@ func (a *app) revert(cmd *cobra.Command, o *revertOptions, names []string) error
 		return usage("no patch given: name some, or say --all")
 	case len(names) > 0 && o.all:
 		return usage("--all and the patch %q are given: one or the other", names[0])
-	case cmd.Flags().Changed("max-pause") && !o.unload:
-		return usage("--max-pause is for --unload")
+	}
+	if err := o.quiet.check(); err != nil {
+		return err
 	}
 	ctx, stop := a.interruptible(cmd.Context())
 	defer stop()
 	a.changes = !o.dryRun
 	req := a.request(pid, o.timeout, o.dryRun)
-	req.Unload, req.MaxSearch = o.unload, time.Duration(o.maxPause)
+	o.quiet.set(&req)
+	req.Unload, req.MaxSearch = o.unload, defaultSearch
+	if req.MaxPause != 0 {
+		req.MaxSearch = req.MaxPause
+	}
 	r, err := engine.Revert(ctx, req, names, o.all)
 	if r != nil {
 		a.answer(r, func(p *page) { showReverted(p, r) })

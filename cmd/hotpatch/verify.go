@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,7 +58,10 @@ func notAsRecorded(s *engine.ProcessState) *fault.Error {
 	switch {
 	case s.Error != "":
 		// That of List, which another process must not hide.
-		e.Code, e.What, e.Why = cmp.Or(s.ErrorCode, "unexpected"), printf("cannot check process %d", s.PID), s.Error
+		e.Code, e.What, e.Why = "unexpected", printf("cannot check process %d", s.PID), s.Error
+		if s.ErrorCode != "" {
+			e.Code = s.ErrorCode
+		}
 		if !strings.HasPrefix(e.Code, "ledger-") {
 			e.Kind = fault.Failed
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"hotpatch/inject"
@@ -24,13 +23,28 @@ type Request struct {
 	PID     int
 	Timeout time.Duration // how long to wait for threads to leave
 	DryRun  bool
-	Waiting func() // called once if another hotpatch has the process; may be nil
+
+	MaxPause   time.Duration // for one pause; a try that would take longer gives up at once. 0: no limit
+	ScanMemory bool          // also look through memory for suspended stacks: coroutines, saved contexts
+	Waiting    func()        // called once if another hotpatch has the process; may be nil
+
+	Consistency Consistency // for revert; apply has it in its options
+
+	// Unload is for revert: take the libraries out too, if nothing refers to them.
+	// It pauses the process while its memory is looked through, MaxSearch at most.
+	Unload    bool
+	MaxSearch time.Duration
 }
 
 // Apply applies patches to a process, one after the other, each wholly or not
 // at all; the first failure ends it. The results of those that were applied are
 // given in any case.
 func Apply(ctx context.Context, req Request, o Options, patches []*patchfile.Patch) ([]*ApplyResult, error) {
+	if o.Name != "" {
+		if err := patchfile.CheckName(o.Name); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, req.Timeout)
 	defer cancel()
 	t, err := open(ctx, req.PID, true, req.Waiting)
@@ -38,14 +52,16 @@ func Apply(ctx context.Context, req Request, o Options, patches []*patchfile.Pat
 		return nil, err
 	}
 	defer t.close()
-	if !req.DryRun {
-		if err := t.recover(ctx); err != nil {
-			return nil, err
-		}
+	settle := func() error { return t.recover(ctx) }
+	if req.DryRun {
+		settle = t.foresee
+	}
+	if err := settle(); err != nil {
+		return nil, err
 	}
 	var results []*ApplyResult
 	for _, p := range patches {
-		r, err := t.apply(ctx, p, o, req.DryRun)
+		r, err := t.apply(ctx, p, o, &req)
 		if r != nil {
 			results = append(results, r)
 		}
@@ -60,7 +76,7 @@ func Apply(ctx context.Context, req Request, o Options, patches []*patchfile.Pat
 }
 
 // apply applies one patch.
-func (t *target) apply(ctx context.Context, p *patchfile.Patch, o Options, dry bool) (*ApplyResult, error) {
+func (t *target) apply(ctx context.Context, p *patchfile.Patch, o Options, req *Request) (*ApplyResult, error) {
 	plan, err := t.plan(p, o)
 	if err != nil {
 		if plan == nil {
@@ -75,13 +91,13 @@ func (t *target) apply(ctx context.Context, p *patchfile.Patch, o Options, dry b
 	if err != nil {
 		return t.applyResult(plan, "refused"), err
 	}
-	if dry {
+	if req.DryRun {
 		return t.applyResult(plan, "would-apply"), nil
 	}
 	result := t.applyResult(plan, "applied")
 	began := time.Now()
-	err = ptrace.Run(t.proc, func(tr *ptrace.Tracer) error {
-		a := &application{t: t, tr: tr, plan: plan, loader: loader}
+	err = t.trace(func(tr *ptrace.Tracer) error {
+		a := &application{t: t, tr: tr, req: req, plan: plan, loader: loader}
 		stats, warning, err := a.run(ctx)
 		result.setPause(stats)
 		if warning != nil {
@@ -100,6 +116,7 @@ func (t *target) apply(ctx context.Context, p *patchfile.Patch, o Options, dry b
 type application struct {
 	t      *target
 	tr     *ptrace.Tracer
+	req    *Request
 	plan   *Plan
 	loader *inject.Loader
 
@@ -172,7 +189,10 @@ func deadline(ctx context.Context) time.Time {
 }
 
 func timedOut(err error) error {
-	return &fault.Error{Kind: fault.Busy, Code: "timeout", What: "cannot go on", Why: "the time given by --timeout is over, or hotpatch was interrupted", Err: err}
+	if errors.Is(err, context.Canceled) {
+		return &fault.Error{Kind: fault.Failed, Code: "interrupted", What: "cannot go on", Why: "hotpatch was interrupted by a signal; what was begun is taken back"}
+	}
+	return &fault.Error{Kind: fault.Busy, Code: "timeout", What: "cannot go on", Why: "the time given by --timeout is over", Hint: "give it more time with --timeout"}
 }
 
 // initLedger makes sure that there is a root page.
@@ -234,7 +254,7 @@ func (a *application) record(state ledger.State) ledger.Patch {
 	p := a.plan.Patch
 	rec := ledger.Patch{
 		ID: a.id, Name: a.plan.Name, Version: a.plan.Version, Description: p.Description, CVEs: p.CVEs,
-		SHA256: p.SHA256, BuildID: p.BuildID.String(), File: filepath.Base(p.Path), Tool: ToolVersion, State: state,
+		SHA256: p.SHA256, BuildID: p.BuildID.String(), File: p.File, Tool: ToolVersion, State: state,
 	}
 	if a.lib != nil {
 		rec.Base, rec.Lo, rec.Hi, rec.Handle = a.lib.Bias, a.lib.Lo, a.lib.Hi, a.lib.Handle
@@ -244,7 +264,7 @@ func (a *application) record(state ledger.State) ledger.Patch {
 		h := p.Hooks
 		rec.Hooks = ledger.Hooks{BeforeApply: a.addrs(h.BeforeApply), AfterApply: a.addrs(h.AfterApply), BeforeRevert: a.addrs(h.BeforeRevert), AfterRevert: a.addrs(h.AfterRevert)}
 		for _, r := range a.plan.Replacements {
-			rec.Replaced = append(rec.Replaced, ledger.Replaced{Function: r.Names[0], Module: r.Module.Name, Old: r.Old, New: a.bias + r.New, Method: r.method()})
+			rec.Replaced = append(rec.Replaced, ledger.Replaced{Function: ledger.Clean(r.Names[0]), Module: ledger.Clean(r.Module.Name), Old: r.Old, New: a.bias + r.New, Method: r.method()})
 		}
 	}
 	return rec
@@ -304,7 +324,7 @@ func (a *application) intend() (change, error) {
 	if err := t.saveWith(before, a.agent); err != nil {
 		return change{}, err
 	}
-	c := t.pending(edits)
+	c := t.pending(edits, a.req)
 	for _, r := range a.plan.Replacements {
 		const first = 14 // no thread may be within the first 14 bytes
 		end := r.Old + max(min(first, r.Size), 1)
@@ -313,14 +333,16 @@ func (a *application) intend() (change, error) {
 			c.stack = append(c.stack, quiesce.Range{Start: r.Jump.Overwritten.Start, End: r.Jump.Overwritten.End, Name: r.Name()})
 		}
 		c.pc = append(c.pc, quiesce.Range{Start: r.Old, End: end, Name: r.Name()})
+		c.pc = append(c.pc, r.Bodies...)
+		c.stack = append(c.stack, r.Bodies...)
 	}
 	return c, nil
 }
 
 // pending is the change that the ledger's transaction describes.
-func (t *target) pending(edits []ledger.Edit) change {
+func (t *target) pending(edits []ledger.Edit, req *Request) change {
 	off, word := ledger.CommitWord(t.ledger.Generation)
-	return change{edits: edits, commitAt: t.region.Root() + uint64(off), commit: word}
+	return change{edits: edits, commitAt: t.region.Root() + uint64(off), commit: word, memory: req.ScanMemory, maxPause: req.MaxPause}
 }
 
 // changes turns the plan into what each site is to be. Islands that are missing
@@ -331,7 +353,7 @@ func (a *application) changes(l *ledger.Ledger) ([]ledger.Change, error) {
 	for _, r := range a.plan.Replacements {
 		i := l.FunctionAt(r.Old)
 		if i < 0 {
-			l.Functions = append(l.Functions, ledger.Function{Name: r.Names[0], Module: r.Module.Name, BuildID: r.Module.BuildID.String(), Entry: r.Old, Size: r.Size})
+			l.Functions = append(l.Functions, ledger.Function{Name: ledger.Clean(r.Names[0]), Module: ledger.Clean(r.Module.Name), BuildID: r.Module.BuildID.String(), Entry: r.Old, Size: r.Size})
 			i = len(l.Functions) - 1
 		}
 		f := &l.Functions[i]

@@ -5,11 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
-	"hotpatch/internal/procfs"
 	"hotpatch/internal/quiesce"
 	"hotpatch/ptrace"
 )
@@ -23,12 +23,16 @@ type change struct {
 
 	commitAt uint64 // address of the commit word; 0: none
 	commit   []byte
+
+	memory   bool          // also look for stacks that are nobody's current one
+	maxPause time.Duration // for one pause, 0: no limit
 }
 
 // pauseStats is what is known of the pauses afterwards.
 type pauseStats struct {
 	Tries   int           // pauses, the successful one included
-	Pause   time.Duration // of the successful one
+	Pause   time.Duration // the successful one
+	Longest time.Duration // the longest one
 	Threads int
 }
 
@@ -38,96 +42,171 @@ const stopLimit = 250 * time.Millisecond
 
 // commit writes the edits at an instant when nobody is in the way. It tries
 // until ctx is done; between tries everything runs. Faults: "threads-busy"
-// (Busy, with the blockers), "memory-differs" (Differs), "not-stopped" (Busy),
-// "rollback" if old bytes could not be put back.
+// (Busy, with the blockers), "max-pause" (Busy), "memory-differs" (Differs),
+// "not-stopped" (Busy), "rollback" if old bytes could not be put back.
 func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pauseStats, error) {
 	var stats pauseStats
+	g := t.newGate(c)
+	defer g.close()
 	for pause := time.Millisecond; ; pause = min(pause*2, 100*time.Millisecond) {
-		maps, err := t.proc.Maps()
-		if err != nil {
+		if err := g.ready(); err != nil {
 			return stats, err
 		}
 		stats.Tries++
-		blockers, err := t.try(tr, c, maps, &stats)
-		if err != nil || len(blockers) == 0 {
-			return stats, err
+		suspects, unsure, err := t.try(tr, g, &stats)
+		if err == nil && len(suspects) == 0 {
+			return stats, nil
 		}
-		select {
-		case <-ctx.Done():
+		if again := errors.Is(err, ptrace.ErrTimeout) || errors.Is(err, quiesce.ErrUnknownStack); err != nil {
+			if !again {
+				return stats, err
+			}
+			if !napAndTend(ctx, tr, pause) {
+				return stats, t.notNow(err, stats.Tries)
+			}
+			continue
+		}
+		if unsure && ctx.Err() == nil {
+			if err := g.learn(); err != nil {
+				return stats, err
+			}
+			continue
+		}
+		blockers := g.describe(suspects)
+		if g.escort(ctx, tr, suspects) {
+			continue
+		}
+		if !g.settled(ctx.Done(), suspects, pause) {
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return stats, timedOut(ctx.Err())
+			}
 			return stats, t.busy(blockers, stats.Tries)
-		case <-time.After(pause):
 		}
 	}
+}
+
+// napAndTend sleeps, and lets threads go that stop late. It gives false if the
+// context is done.
+func napAndTend(ctx context.Context, tr *ptrace.Tracer, d time.Duration) bool {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		tr.Tend()
+		select {
+		case <-ctx.Done():
+			tr.Tend()
+			return false
+		case <-time.After(min(d, 5*time.Millisecond)):
+		}
+	}
+	tr.Tend()
+	return true
 }
 
 // maxBlockers is how many threads are named in a message.
 const maxBlockers = 16
 
 // try is one pause. It gives the threads in the way; none means that everything
-// is written. Nothing in here parses, opens a file, or waits for anything but
-// the threads.
-func (t *target) try(tr *ptrace.Tracer, c change, maps []procfs.Map, stats *pauseStats) (blockers []quiesce.Blocker, err error) {
-	check := quiesce.New(c.pc, c.stack, maps, t.mem)
+// is written. unsure says that stacks must be walked to know. Nothing in here
+// parses, opens a file, or waits for anything but the threads.
+func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []suspect, unsure bool, err error) {
+	c := &g.c
 	buf := make([]byte, ledger.MaxSite)
-	blockers = make([]quiesce.Blocker, 0, maxBlockers)
+	suspects = make([]suspect, 0, maxBlockers)
 
-	world, err := tr.StopAll(stopLimit)
+	limit := stopLimit
+	if c.maxPause > 0 {
+		limit = min(limit, c.maxPause)
+	}
+	world, err := tr.StopAll(limit)
+	if limit == c.maxPause && errors.Is(err, ptrace.ErrTimeout) {
+		return nil, false, t.tooLong(c.maxPause)
+	}
 	if err != nil {
-		if errors.Is(err, ptrace.ErrTimeout) {
-			return nil, &fault.Error{Kind: fault.Busy, Code: "not-stopped", What: fmt.Sprintf("cannot stop process %d", t.proc.PID()),
-				Why: "a thread is in uninterruptible sleep (state D)", Err: err, Hint: "try again; it may be waiting for a disk or a vfork child"}
-		}
-		return nil, err
+		return nil, false, err
 	}
 	defer func() {
 		pause := world.Resume()
-		if err == nil && len(blockers) == 0 {
+		stats.Longest = max(stats.Longest, pause)
+		if err == nil && len(suspects) == 0 {
 			stats.Pause, stats.Threads = pause, len(world.Threads)
 		}
 	}()
+	over := func() error {
+		if c.maxPause > 0 && time.Since(world.Began) > c.maxPause {
+			return t.tooLong(c.maxPause)
+		}
+		return nil
+	}
 
 	for _, th := range world.Threads {
-		b, err := check.Check(quiesce.Thread{
-			TID: th.TID, PC: th.Regs.Rip, SP: th.Regs.Rsp, FS: th.Regs.FsBase,
-			Main: th.TID == t.proc.PID(), InSyscall: th.Regs.InSyscall(),
-		})
+		s, need, err := g.judge(th)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if b != nil && len(blockers) < maxBlockers {
-			blockers = append(blockers, *b)
+		if s != nil && len(suspects) < maxBlockers {
+			suspects = append(suspects, *s)
+			unsure = unsure || need
+		}
+		if err := over(); err != nil {
+			return nil, false, err
 		}
 	}
-	if len(blockers) > 0 {
-		return blockers, nil
+	if g.words != nil && len(suspects) == 0 {
+		hit, err := g.words.find(world, over)
+		if err != nil {
+			return nil, false, err
+		}
+		if hit != nil {
+			suspects = append(suspects, suspect{hit: *hit})
+		}
+	}
+	if len(suspects) > 0 {
+		return suspects, unsure, nil
 	}
 	for _, e := range c.edits {
 		live := buf[:len(e.Old)]
 		if err := t.mem.ReadAt(live, e.Addr); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if !bytes.Equal(live, e.Old) {
-			return nil, t.differs(e, bytes.Clone(live))
+			return nil, false, t.differs(e, bytes.Clone(live))
 		}
 	}
 	write := func(b []byte, addr uint64) error { return t.force(world, b, addr) }
 	for i, e := range c.edits {
 		if err := write(e.New, e.Addr); err != nil {
-			return nil, t.rollback(write, c.edits[:i+1], err)
+			return nil, false, t.rollback(write, c.edits[:i+1], err)
 		}
 	}
 	for _, e := range c.edits {
 		live := buf[:len(e.New)]
 		if err := t.mem.ReadAt(live, e.Addr); err != nil || !bytes.Equal(live, e.New) {
-			return nil, t.rollback(write, c.edits, errors.Join(err, fmt.Errorf("the bytes read back at %#x are not those written", e.Addr)))
+			return nil, false, t.rollback(write, c.edits, errors.Join(err, fmt.Errorf("the bytes read back at %#x are not those written", e.Addr)))
 		}
 	}
 	if c.commitAt != 0 {
 		if err := write(c.commit, c.commitAt); err != nil {
-			return nil, t.rollback(write, c.edits, err)
+			return nil, false, t.rollback(write, c.edits, err)
 		}
 	}
-	return nil, nil
+	return nil, false, nil
+}
+
+// notNow is the refusal for a process that could not be stopped and judged until
+// the timeout.
+func (t *target) notNow(err error, tries int) error {
+	return &fault.Error{Kind: fault.Busy, Code: "not-stopped", What: fmt.Sprintf("cannot change process %d now", t.proc.PID()),
+		Why: fmt.Sprintf("its threads could not all be stopped and looked at; tried %d times", tries), Err: err,
+		Hint: "try again; a thread may be waiting in the kernel (state D) for a disk or a vfork child, or begin and end too fast"}
+}
+
+// tooLong is the refusal for a pause that would be longer than --max-pause. It is
+// final: the next try would stop the same threads and look through the same stacks.
+func (t *target) tooLong(limit time.Duration) error {
+	return &fault.Error{
+		Kind: fault.Busy, Code: "max-pause", What: fmt.Sprintf("cannot change process %d", t.proc.PID()),
+		Why:  fmt.Sprintf("its threads would be stopped for longer than %v", limit),
+		Hint: "allow more with --max-pause, or try again when the machine is less busy",
+	}
 }
 
 // force writes through /proc/PID/mem, or through a stopped thread where the
@@ -177,27 +256,54 @@ func (t *target) differs(e ledger.Edit, live []byte) error {
 }
 
 // busy is the refusal for threads that did not leave in time.
-func (t *target) busy(blockers []quiesce.Blocker, tries int) error {
-	why := ""
+func (t *target) busy(blockers []Blocker, tries int) error {
+	var why []string
+	hint := ""
 	for i := range blockers {
 		b := &blockers[i]
-		b.Thread, _ = t.proc.Comm(b.TID)
-		if i > 0 {
-			why += "; "
-		}
-		switch b.Where {
-		case quiesce.AtPC:
-			why += fmt.Sprintf("thread %d (%s) is at %s", b.TID, b.Thread, t.place(b.Addr))
-		case quiesce.OnStack:
-			why += fmt.Sprintf("thread %d (%s) will return to %s (stack word %#x)", b.TID, b.Thread, t.place(b.Addr), b.At)
+		why = append(why, b.String())
+		if hint == "" {
+			hint = b.Hint
 		}
 	}
 	return &fault.Error{
 		Kind: fault.Busy, Code: "threads-busy",
 		What: fmt.Sprintf("cannot change process %d now", t.proc.PID()),
-		Why:  fmt.Sprintf("%s; tried %d times", why, tries), Details: blockers,
-		Hint: "try again, or give it more time with --timeout",
+		Why:  fmt.Sprintf("%s; tried %d times", strings.Join(why, "; "), tries), Details: blockers,
+		Hint: hint + "; try again, or give it more time with --timeout",
 	}
+}
+
+// String describes a blocker with its call chain in one line.
+func (b *Blocker) String() string {
+	if b.TID == 0 {
+		return fmt.Sprintf("the word %v at %v leads into %s", b.Addr, b.At, b.Function)
+	}
+	verb := "is in"
+	if b.Where == string(quiesce.OnStack) {
+		verb = "will return into"
+	}
+	s := fmt.Sprintf("thread %d (%s) %s %s", b.TID, b.Thread, verb, b.Function)
+	if d := time.Since(b.Since); d >= time.Millisecond {
+		s += fmt.Sprintf(" for at least %v", d.Round(time.Millisecond))
+	}
+	const most = 12
+	var chain []string
+	for i, c := range b.Chain {
+		if i == most {
+			chain = append(chain, fmt.Sprintf("(%d more)", len(b.Chain)-i))
+			break
+		}
+		name := c.Function
+		if name == "" {
+			name = c.PC.String()
+		}
+		chain = append(chain, c.Module+"!"+name)
+	}
+	if len(chain) > 0 {
+		s += " (" + strings.Join(chain, " < ") + ")"
+	}
+	return s
 }
 
 // place describes an address: module!function+offset.

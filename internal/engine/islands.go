@@ -76,7 +76,7 @@ func (t *target) takeSlot(l *ledger.Ledger, m *elfsym.Module, agent *inject.Agen
 		if err != nil {
 			return 0, 0, fmt.Errorf("map an island for %s: %w", m.Name, err)
 		}
-		is := ledger.Island{Module: m.Name, BuildID: m.BuildID.String(), Code: at, Data: at + trampoline.IslandCodeSize}
+		is := ledger.Island{Module: ledger.Clean(m.Name), BuildID: m.BuildID.String(), Code: at, Data: at + trampoline.IslandCodeSize}
 		*made = append(*made, is)
 		if err := t.dataPage(agent, is.Data); err != nil {
 			return 0, 0, err

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
+	"hotpatch/elfsym"
 	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
 	"hotpatch/internal/procfs"
@@ -26,7 +26,7 @@ func look(pid int, deep bool) (*ProcessState, error) {
 		return nil, err
 	}
 	defer t.close()
-	s := &ProcessState{PID: pid, Program: t.program(), Exe: t.exe}
+	s := &ProcessState{PID: pid, Program: t.program(), Exe: t.exe, Patches: []PatchState{}}
 	if err := t.describe(s); err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (t *target) describe(s *ProcessState) error {
 			continue
 		}
 		f := view.Functions[site.Function]
-		d := Difference{Address: Hex(site.Addr), Kind: string(site.Kind), Function: f.Name, Module: f.Module, Want: HexBytes(want), Have: HexBytes(live)}
+		d := Difference{Address: Hex(site.Addr), Kind: string(site.Kind), Function: elfsym.Demangle(f.Name), Mangled: f.Name, Module: f.Module, Want: HexBytes(want), Have: HexBytes(live)}
 		if len(site.Layers) > 0 {
 			for _, layer := range site.Layers {
 				differing[layer.Patch] = true
@@ -149,15 +149,14 @@ func ListAll(deep bool) (*HostState, error) {
 			}
 		case errors.As(err, &e) && e.Kind == fault.NoAccess:
 			switch e.Code {
-			case "kernel-thread", "zombie", "no-such-process", "memory-gone":
+			case "kernel-thread", "zombie", "no-such-process", "no-such-thread", "memory-gone":
 			default:
 				h.Inaccessible++
 			}
-		case errors.As(err, &e) && (e.Code == "ledger-damaged" || e.Code == "ledger-format"):
-			h.Processes = append(h.Processes, &ProcessState{PID: pid, Error: e.Error()})
-			h.Damaged++
 		default:
-			return nil, fmt.Errorf("process %d: %w", pid, err)
+			// One odd process must not hide the others.
+			h.Processes = append(h.Processes, &ProcessState{PID: pid, Patches: []PatchState{}, Error: err.Error(), ErrorCode: fault.CodeOf(err)})
+			h.Damaged++
 		}
 	}
 	return h, nil

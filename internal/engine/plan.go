@@ -10,6 +10,7 @@ import (
 	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
 	"hotpatch/internal/patchfile"
+	"hotpatch/internal/quiesce"
 	"hotpatch/trampoline"
 )
 
@@ -32,6 +33,8 @@ type Options struct {
 	Name         string   // instead of the patch's own name
 	Version      uint64   // instead of the patch's own version, 0: its own
 	DebugDirs    []string // where to look for separate debug files first
+
+	Consistency Consistency // "": what the patch demands, else Stack
 }
 
 // Replacement is one function of a plan: what is known before the library is
@@ -50,6 +53,8 @@ type Replacement struct {
 	Jump     trampoline.Patch
 	Original []byte // the overwritten bytes, one after the other for Jump.Writes
 
+	Bodies []quiesce.Range // code that nobody may be in, for Stack consistency
+
 	Slots []elfsym.Slot // vtable slots, with the values before any patch
 	Notes []string
 }
@@ -64,6 +69,7 @@ type Plan struct {
 	Name         string
 	Version      uint64
 	Already      bool // it is applied
+	Consistency  Consistency
 	Replacements []*Replacement
 	Refs         []boundRef
 	New          []string // exported functions that the target does not have: helpers of the patch
@@ -106,8 +112,8 @@ func (t *target) plan(patch *patchfile.Patch, o Options) (*Plan, error) {
 		return nil, err
 	}
 	for _, step := range []func() error{
-		pl.pairExports, pl.pairRecords, pl.checkBases, pl.addThunks, pl.checkAliases,
-		pl.checkVersions, pl.findSlots, pl.judgeEntries, pl.bindRefs, pl.checkClones,
+		pl.consistency, pl.pairExports, pl.pairRecords, pl.checkBases, pl.addThunks, pl.checkAliases,
+		pl.checkVersions, pl.checkSites, pl.findSlots, pl.judgeEntries, pl.findBodies, pl.bindRefs, pl.checkClones,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -175,18 +181,17 @@ func (pl *planner) inForce(k *ledger.Patch) error {
 				Hint: fmt.Sprintf("a function is replaced only by a higher version; revert %s to go back", patchLabel(cur.Name, cur.Version))}
 		}
 	}
-	return nil
+	replaced := make(map[uint64]bool, len(k.Replaced))
+	for _, r := range k.Replaced {
+		replaced[r.Old] = true
+	}
+	return pl.t.checkSites(func(entry uint64) bool { return replaced[entry] })
 }
 
 // checkBases compares the builds that the patch was made for with the mapped
 // images: those that it names by module, and, where it names none, all modules in
 // which it replaces something.
 func (pl *planner) checkBases() error {
-	if c := pl.p.Patch.Consistency; c == patchfile.StackConsistency {
-		pl.refuse(&fault.Error{Code: "consistency", What: fmt.Sprintf("cannot apply %q", pl.p.Name),
-			Why:  "it demands that no thread be inside a replaced function or return into one, which this version of hotpatch does not check",
-			Hint: "only the overwritten bytes are checked (HOTPATCH_CONSISTENCY_ENTRY)"})
-	}
 	asked := make(map[string][]elfsym.BuildID)
 	for _, b := range pl.p.Patch.Bases {
 		asked[b.Module] = append(asked[b.Module], b.BuildID)
@@ -337,12 +342,16 @@ func (pl *planner) pair(o offer, found []elfsym.Symbol) error {
 		return nil
 	case len(chosen) == 0:
 		chosen = local
+	case len(strong) == 0 && strings.HasPrefix(o.name, "_Z"):
+		// A module that hides its copy of an inline function has it as a local
+		// symbol. Functions with internal linkage have other mangled names.
+		chosen = append(chosen, local...)
 	}
 	if len(chosen) == 0 {
 		return pl.notThere(o.name)
 	}
 	for _, s := range chosen {
-		if err := pl.add(s, o, false); err != nil {
+		if err := pl.add(s, o); err != nil {
 			return err
 		}
 	}
@@ -366,16 +375,11 @@ func newestVersion(list []elfsym.Symbol) []elfsym.Symbol {
 }
 
 func ambiguous(name string, list []elfsym.Symbol) *fault.Error {
-	type candidate struct {
-		Module  string `json:"module"`
-		File    string `json:"file,omitempty"`
-		Name    string `json:"name"`
-		Address uint64 `json:"address"`
-	}
-	var cands []candidate
+	var cands []elfsym.Candidate
 	var lines []string
 	for _, s := range list {
-		cands = append(cands, candidate{s.Module.Name, s.File, s.Name, s.Addr})
+		cands = append(cands, elfsym.Candidate{Module: s.Module.Name, File: s.File, Address: Hex(s.Addr).String(),
+			Name: s.Demangled(), Mangled: s.Name, Version: s.Version})
 		lines = append(lines, s.String())
 	}
 	return &fault.Error{Code: "ambiguous-symbol", What: "cannot replace " + elfsym.Demangle(name),
@@ -406,7 +410,7 @@ func (pl *planner) notThere(name string) error {
 }
 
 // add makes a replacement of a symbol; an IFUNC stands for what it chose.
-func (pl *planner) add(s elfsym.Symbol, o offer, thunk bool) error {
+func (pl *planner) add(s elfsym.Symbol, o offer) error {
 	if s.IsIFunc() {
 		return pl.addIFunc(s, o)
 	}
@@ -420,6 +424,7 @@ func (pl *planner) add(s elfsym.Symbol, o offer, thunk bool) error {
 		r.Names = append(r.Names, o.name)
 		return nil
 	}
+	_, thunk := elfsym.ThunkOf(s.Name)
 	r := &Replacement{Names: []string{s.Name}, Module: s.Module, Old: s.Addr, Size: s.Size, New: o.addr, Thunk: thunk}
 	pl.byAddr[s.Addr] = r
 	pl.p.Replacements = append(pl.p.Replacements, r)
@@ -445,7 +450,7 @@ func (pl *planner) addIFunc(s elfsym.Symbol, o offer) error {
 			impl.Size = f.Size
 			pl.wanted[f.Name] = true // the name of the implementation is meant too
 		}
-		if err := pl.add(impl, o, false); err != nil {
+		if err := pl.add(impl, o); err != nil {
 			return err
 		}
 		if r := pl.byAddr[addr]; r != nil {
@@ -467,7 +472,8 @@ func (pl *planner) pairRecords() error {
 		}
 		q, err := elfsym.ParseQuery(rec.Old)
 		if err != nil {
-			return err
+			pl.refuse(badRecord(rec.Old, err))
+			continue
 		}
 		isFunc := func(s elfsym.Symbol) bool { return pl.inScope(s.Module) && (s.IsFunc() || s.IsIFunc()) }
 		s, err := pl.t.space.One(q, isFunc)
@@ -484,18 +490,24 @@ func (pl *planner) pairRecords() error {
 			}
 			for _, s := range all {
 				pl.wanted[s.Name] = true
-				if err := pl.add(s, offer{s.Name, o.addr}, false); err != nil {
+				if err := pl.add(s, offer{s.Name, o.addr}); err != nil {
 					return err
 				}
 			}
 			continue
 		}
 		pl.wanted[s.Name] = true
-		if err := pl.add(s, offer{s.Name, o.addr}, false); err != nil {
+		if err := pl.add(s, offer{s.Name, o.addr}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// badRecord is the refusal for a symbol that the patch names and nobody can read.
+func badRecord(query string, err error) *fault.Error {
+	return &fault.Error{Code: "patch-bad-record", What: "cannot use the patch library", Where: fmt.Sprintf("%q", query),
+		Why: "it names a symbol that cannot be read", Err: err}
 }
 
 // weakCopies gives all matches of a query if they are copies of one inline
@@ -557,7 +569,7 @@ func (pl *planner) pairAddress(rec patchfile.Replacement, o offer) error {
 			s = f
 		}
 		pl.wanted[s.Name] = true
-		return pl.add(s, offer{s.Name, o.addr}, false)
+		return pl.add(s, offer{s.Name, o.addr})
 	}
 	pl.refuse(&fault.Error{Code: "build-id", What: fmt.Sprintf("cannot replace the function at %#x", rec.OldAddr),
 		Why: fmt.Sprintf("no mapped module has build-id %s", rec.OldBuildID), Hint: "use the patch for the build that runs"})
@@ -586,7 +598,7 @@ func (pl *planner) addThunks() error {
 					continue
 				}
 				pl.wanted[th.Name] = true
-				if err := pl.add(th, offer{th.Name, addr}, true); err != nil {
+				if err := pl.add(th, offer{th.Name, addr}); err != nil {
 					return err
 				}
 			}
@@ -668,7 +680,8 @@ func (pl *planner) bindRefs() error {
 	for _, ref := range pl.p.Patch.Refs {
 		q, err := elfsym.ParseQuery(ref.Query)
 		if err != nil {
-			return err
+			pl.refuse(badRecord(ref.Query, err))
+			continue
 		}
 		s, err := pl.t.space.One(q, func(s elfsym.Symbol) bool {
 			switch ref.Kind {

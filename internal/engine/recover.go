@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 
+	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
 	"hotpatch/internal/quiesce"
 	"hotpatch/ptrace"
@@ -12,6 +13,18 @@ import (
 
 // recover finishes or undoes what a hotpatch that was killed has left.
 func (t *target) recover(ctx context.Context) error {
+	if !t.unsettled() {
+		return nil
+	}
+	// The agent of a hotpatch that was killed takes its library out, now or some
+	// seconds later: better before anything is decided.
+	loader, err := t.loader()
+	if err != nil {
+		return err
+	}
+	if err := loader.Dismiss(); err != nil {
+		return err
+	}
 	if t.ledger.Txn != nil {
 		if err := t.settle(ctx); err != nil {
 			return err
@@ -35,6 +48,32 @@ func (t *target) recover(ctx context.Context) error {
 		return nil
 	}
 	return t.save(l)
+}
+
+// unsettled reports whether a hotpatch was killed in the middle.
+func (t *target) unsettled() bool {
+	for i := range t.ledger.Patches {
+		if t.ledger.Patches[i].State == ledger.Loading {
+			return true
+		}
+	}
+	return t.ledger.Txn != nil
+}
+
+// foresee makes a dry run see the ledger as recover would leave it.
+func (t *target) foresee() error {
+	switch {
+	case t.ledger.Txn == nil:
+	case t.done:
+		after := t.ledger.Txn.After.Clone()
+		after.Generation = t.ledger.Generation
+		t.ledger = after
+	default:
+		return &fault.Error{Kind: fault.Failed, Code: "unsettled", What: fmt.Sprintf("cannot plan for process %d", t.proc.PID()),
+			Why:  "a hotpatch was killed in the middle of a change, which is still to be undone",
+			Hint: "the next apply or revert without --dry-run does that first"}
+	}
+	return nil
 }
 
 // settle ends an open transaction: a committed one is finished, any other is
@@ -66,7 +105,7 @@ func (t *target) settle(ctx context.Context) error {
 				c.stack = append(c.stack, r)
 			}
 		}
-		err := ptrace.Run(t.proc, func(tr *ptrace.Tracer) error {
+		err := t.trace(func(tr *ptrace.Tracer) error {
 			_, err := t.commit(ctx, tr, c)
 			return err
 		})

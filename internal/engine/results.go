@@ -166,6 +166,8 @@ type RevertResult struct {
 	State    string       `json:"state"` // reverted, nothing-applied, would-revert, failed
 	Reverted []PatchState `json:"reverted"`
 	Sites    int          `json:"sites"` // places that are changed
+	Unloaded []string     `json:"unloaded,omitempty"`
+	Kept     []KeptState  `json:"kept,omitempty"` // asked to be unloaded, and still mapped
 	Notes    []string     `json:"notes,omitempty"`
 	pauseResult
 }
@@ -176,6 +178,12 @@ func (t *target) revertResult(ids []uint64) *RevertResult {
 		r.Reverted = append(r.Reverted, patchState(t.ledger, t.ledger.Patch(id), false))
 	}
 	return r
+}
+
+// KeptState is a library that could not be unloaded.
+type KeptState struct {
+	Patch string `json:"patch"`
+	Why   string `json:"why"`
 }
 
 // HostState is what is known of all processes of a host.
@@ -195,7 +203,8 @@ type ProcessState struct {
 	Differences []Difference `json:"differences,omitempty"`
 	Interrupted bool         `json:"interrupted,omitempty"` // a hotpatch was killed; the next apply or revert settles it
 	Unpatched   []string     `json:"unpatched,omitempty"`   // verify: functions of a replaced name that are not patched
-	Error       string       `json:"error,omitempty"`
+	Error       string       `json:"error,omitempty"`       // why it could not be looked at
+	ErrorCode   string       `json:"error_code,omitempty"`  // the same for programs
 }
 
 // Altered reports whether memory is not what the ledger says.
@@ -213,6 +222,7 @@ type PatchState struct {
 	BuildID     string     `json:"build_id,omitempty"`
 	AppliedAt   time.Time  `json:"applied_at"`
 	RevertedAt  *time.Time `json:"reverted_at,omitempty"`
+	Kept        string     `json:"kept,omitempty"` // why the library of a reverted patch is still mapped
 	Functions   []Replaced `json:"functions"`
 	Library     Hex        `json:"library"` // where the library is mapped
 }
@@ -232,7 +242,8 @@ type Replaced struct {
 type Difference struct {
 	Address  Hex      `json:"address"`
 	Kind     string   `json:"kind"`
-	Function string   `json:"function"`
+	Function string   `json:"function"` // demangled
+	Mangled  string   `json:"mangled"`
 	Module   string   `json:"module"`
 	Want     HexBytes `json:"want"`
 	Have     HexBytes `json:"have"` // empty: unreadable
@@ -253,7 +264,7 @@ func patchState(l *ledger.Ledger, p *ledger.Patch, altered bool) PatchState {
 	case p.State == ledger.Inert:
 		s.State = "inert"
 		at := p.RevertedAt
-		s.RevertedAt = &at
+		s.RevertedAt, s.Kept = &at, p.Kept
 	case altered:
 		s.State = "altered"
 	case top:

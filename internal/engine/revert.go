@@ -25,23 +25,28 @@ func Revert(ctx context.Context, req Request, names []string, all bool) (*Revert
 		return nil, err
 	}
 	defer t.close()
-	if !req.DryRun {
-		if err := t.recover(ctx); err != nil {
-			return nil, err
-		}
+	settle := func() error { return t.recover(ctx) }
+	if req.DryRun {
+		settle = t.foresee
 	}
-	ids, err := t.selectPatches(names, all)
+	if err := settle(); err != nil {
+		return nil, err
+	}
+	ids, err := t.selectPatches(names, all, req.Unload)
 	if err != nil {
 		return nil, err
 	}
 	result := t.revertResult(ids)
 	if len(ids) == 0 {
 		result.State = "nothing-applied"
-		return result, nil
+		if !req.Unload || req.DryRun {
+			return result, nil
+		}
+		return result, t.unloadAll(req, names, all, result)
 	}
 	// Symbols are for messages only: without them there are addresses.
 	_ = t.resolve(nil)
-	r := &reversion{t: t, ids: ids}
+	r := &reversion{t: t, req: &req, ids: ids}
 	if err := r.plan(); err != nil {
 		return result, err
 	}
@@ -51,7 +56,7 @@ func Revert(ctx context.Context, req Request, names []string, all bool) (*Revert
 		return result, nil
 	}
 	began := time.Now()
-	err = ptrace.Run(t.proc, func(tr *ptrace.Tracer) error {
+	err = t.trace(func(tr *ptrace.Tracer) error {
 		stats, warning, err := r.run(ctx, tr)
 		result.setPause(stats)
 		if warning != nil {
@@ -62,26 +67,63 @@ func Revert(ctx context.Context, req Request, names []string, all bool) (*Revert
 	result.Seconds = time.Since(began).Seconds()
 	if err != nil {
 		result.State = "failed"
+		return result, err
+	}
+	if req.Unload {
+		err = t.unloadAll(req, names, all, result)
 	}
 	return result, err
 }
 
+// unloadAll unloads the libraries of the reverted patches that are meant.
+func (t *target) unloadAll(req Request, names []string, all bool, result *RevertResult) error {
+	return t.trace(func(tr *ptrace.Tracer) error {
+		for _, p := range t.ledger.Clone().Patches {
+			if p.State != ledger.Inert || !all && !meant(&p, names) {
+				continue
+			}
+			why, err := t.unload(tr, p.ID, req.MaxSearch)
+			if err != nil {
+				return fmt.Errorf("%s is reverted, but its library could not be unloaded: %w", patchLabel(p.Name, p.Version), err)
+			}
+			if why == "" {
+				result.Unloaded = append(result.Unloaded, patchLabel(p.Name, p.Version))
+				continue
+			}
+			result.Kept = append(result.Kept, KeptState{patchLabel(p.Name, p.Version), why})
+			l := t.ledger.Clone()
+			l.Patch(p.ID).Kept = ledger.Clean(why)
+			if err := t.save(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// meant reports whether a patch is among names: by its name, or name@version.
+func meant(p *ledger.Patch, names []string) bool {
+	for _, n := range names {
+		if n == p.Name || n == patchLabel(p.Name, p.Version) {
+			return true
+		}
+	}
+	return false
+}
+
 // selectPatches finds the applied patches that are meant, the last applied first.
-func (t *target) selectPatches(names []string, all bool) ([]uint64, error) {
+//
+// With inert set, it is enough that a patch of that name is still mapped.
+func (t *target) selectPatches(names []string, all, inert bool) ([]uint64, error) {
 	var ids []uint64
 	used := make([]bool, len(names))
 	for i := len(t.ledger.Patches) - 1; i >= 0; i-- {
 		p := &t.ledger.Patches[i]
-		if p.State != ledger.Active {
-			continue
-		}
-		meant := all
+		active := p.State == ledger.Active
 		for k, n := range names {
-			if n == p.Name || n == patchLabel(p.Name, p.Version) {
-				meant, used[k] = true, true
-			}
+			used[k] = used[k] || (active || inert) && meant(p, []string{n})
 		}
-		if meant {
+		if active && (all || meant(p, names)) {
 			ids = append(ids, p.ID)
 		}
 	}
@@ -98,6 +140,7 @@ func (t *target) selectPatches(names []string, all bool) ([]uint64, error) {
 // reversion is patches on their way out of the target.
 type reversion struct {
 	t     *target
+	req   *Request
 	ids   []uint64
 	after *ledger.Ledger
 	edits []ledger.Edit
@@ -113,6 +156,7 @@ func (r *reversion) plan() error {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	for _, id := range r.ids {
 		r.after.Patch(id).RevertedAt = now
+		r.after.Patch(id).Kept = "it was not asked to be unloaded"
 	}
 	for _, e := range r.edits {
 		live := make([]byte, len(e.Old))
@@ -136,7 +180,10 @@ func (r *reversion) run(ctx context.Context, tr *ptrace.Tracer) (stats pauseStat
 	if err := r.save(tr, before); err != nil {
 		return stats, nil, err
 	}
-	c := t.pending(r.edits)
+	c := t.pending(r.edits, r.req)
+	if r.req.Consistency == Stack {
+		c.pc, c.stack = r.bodies(), r.bodies()
+	}
 	for _, e := range r.edits {
 		if e.Kind != ledger.Entry && e.Kind != ledger.Pad {
 			continue
@@ -157,6 +204,25 @@ func (r *reversion) run(ctx context.Context, tr *ptrace.Tracer) (stats pauseStat
 		return stats, fmt.Errorf("the patches are out, but an after-revert hook was not run to the end: %w", err), nil
 	}
 	return stats, nil, nil
+}
+
+// bodies is the code that nobody may be in while the patches are taken out: that
+// of their libraries, as far as they have a function in force.
+func (r *reversion) bodies() []quiesce.Range {
+	var out []quiesce.Range
+	for _, id := range r.ids {
+		p := r.t.ledger.Patch(id)
+		inForce := false
+		for _, k := range p.Replaced {
+			cur, ok := r.t.ledger.Current(k.Old)
+			inForce = inForce || ok && cur.ID == id
+		}
+		if inForce {
+			// All of it, the first byte included.
+			out = append(out, quiesce.Range{Start: p.Lo - 1, End: p.Hi, Name: patchLabel(p.Name, p.Version), Body: true})
+		}
+	}
+	return out
 }
 
 // save writes the ledger; if that takes more room than there is, an agent maps it.

@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"hotpatch/elfsym"
 	"hotpatch/internal/fault"
@@ -47,11 +48,44 @@ func (pl *planner) findSlots() error {
 		}
 	}
 	if pl.o.Method == VTable {
+		// Some thunks are made for vtables that no class of the program has.
+		pl.p.Replacements = slices.DeleteFunc(pl.p.Replacements, func(r *Replacement) bool { return r.Thunk && len(r.Slots) == 0 })
 		for _, r := range pl.p.Replacements {
 			if len(r.Slots) == 0 {
 				pl.refuse(&fault.Error{Code: "no-vtable-slot", What: "cannot replace " + r.Name(), Where: fmt.Sprintf("%s, %#x", r.Module.Name, r.Old),
 					Why: "no vtable in the process has it", Hint: "it is not virtual, or never used as such; use --method auto or entry"})
 			}
+		}
+	}
+	return nil
+}
+
+// checkSites refuses functions that were replaced before and whose sites are not
+// what the ledger says, also those that this patch would not write again: what
+// leads to the island must still lead there.
+func (pl *planner) checkSites() error {
+	err := pl.t.checkSites(func(entry uint64) bool { return pl.byAddr[entry] != nil })
+	if err == nil {
+		return nil
+	}
+	return pl.refuseErr(err)
+}
+
+// checkSites compares the sites of the functions that are meant, by their entries,
+// with memory. The first one that differs is fault "memory-differs".
+func (t *target) checkSites(meant func(entry uint64) bool) error {
+	for i := range t.ledger.Sites {
+		s := &t.ledger.Sites[i]
+		if !meant(t.ledger.Functions[s.Function].Entry) {
+			continue
+		}
+		want := s.InForce()
+		live := make([]byte, len(want))
+		if err := t.mem.ReadAt(live, s.Addr); err != nil {
+			return err
+		}
+		if !bytes.Equal(live, want) {
+			return t.differs(ledger.Edit{Addr: s.Addr, Old: want}, live)
 		}
 	}
 	return nil
@@ -65,6 +99,9 @@ func (pl *planner) judgeEntries() error {
 	var taken []*Replacement
 	for _, r := range pl.p.Replacements {
 		err := pl.judgeEntry(r)
+		if err == nil {
+			err = pl.taken(r)
+		}
 		if err == nil {
 			for _, o := range taken {
 				if r.Jump.Overlaps(o.Jump) {
@@ -86,6 +123,27 @@ func (pl *planner) judgeEntries() error {
 		}
 		if err := pl.refuseErr(err); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// taken refuses a jump that would overlap one that an earlier patch has written
+// for another function: neighbours share the padding between them.
+func (pl *planner) taken(r *Replacement) error {
+	l := pl.t.ledger
+	for i := range l.Sites {
+		s := &l.Sites[i]
+		f := &l.Functions[s.Function]
+		if f.Entry == r.Old {
+			continue
+		}
+		for _, w := range r.Jump.Writes {
+			if w.Addr < s.Addr+uint64(len(s.Original)) && s.Addr < w.Addr+uint64(w.Len) {
+				return &fault.Error{Kind: fault.Unfit, Code: "sites-overlap", What: "cannot replace " + r.Name(), Where: fmt.Sprintf("%s, %#x", r.Module.Name, r.Old),
+					Why:  fmt.Sprintf("the jump of %d bytes at %#x would overlap the one at %#x, by which %s is replaced", w.Len, w.Addr, s.Addr, elfsym.Demangle(f.Name)),
+					Hint: "revert the patch of that function first"}
+			}
 		}
 	}
 	return nil

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +21,8 @@ type target struct {
 	proc  *procfs.Proc
 	mem   *procfs.Mem
 	space *elfsym.Space
+
+	tracer *ptrace.Tracer // while one runs
 
 	exe    string // path of the program
 	region inject.Region
@@ -63,6 +67,11 @@ func (t *target) open(ctx context.Context, pid int, write bool, waiting func()) 
 	if err != nil {
 		return err
 	}
+	if write {
+		if err := t.machine(maps); err != nil {
+			return err
+		}
+	}
 	t.ledger = &ledger.Ledger{Format: ledger.Format}
 	if r, ok := inject.Find(maps, t.mem); ok {
 		t.region = r
@@ -71,8 +80,20 @@ func (t *target) open(ctx context.Context, pid int, write bool, waiting func()) 
 	return err
 }
 
+// trace runs f with a tracer for the process.
+func (t *target) trace(f func(*ptrace.Tracer) error) error {
+	return ptrace.Run(t.proc, func(tr *ptrace.Tracer) error {
+		t.tracer = tr
+		defer func() { t.tracer = nil }()
+		return f(tr)
+	})
+}
+
 // resolve reads the modules, which is dear and not needed by every verb.
 func (t *target) resolve(debugDirs []string) (err error) {
+	if t.space != nil {
+		t.space.Close()
+	}
 	t.space, err = elfsym.Read(t.proc, debugDirs...)
 	return err
 }
@@ -117,6 +138,24 @@ func (t *target) suitable(write bool) error {
 	return nil
 }
 
+// machine refuses a program for another processor mode, such as a 32-bit one, by
+// the ELF header that is mapped. Where none is to be seen, no symbol will be found either.
+func (t *target) machine(maps []procfs.Map) error {
+	var head [20]byte // up to e_machine
+	for _, m := range maps {
+		if m.Path != t.exe || m.Offset != 0 || t.mem.ReadAt(head[:], m.Start) != nil || string(head[:len(elf.ELFMAG)]) != elf.ELFMAG {
+			continue
+		}
+		class, machine := elf.Class(head[elf.EI_CLASS]), elf.Machine(binary.LittleEndian.Uint16(head[18:]))
+		if class == elf.ELFCLASS64 && machine == elf.EM_X86_64 {
+			return nil
+		}
+		return &fault.Error{Kind: fault.NoAccess, Code: "not-64-bit", What: fmt.Sprintf("cannot work on process %d", t.proc.PID()), Where: t.exe,
+			Why: fmt.Sprintf("its program is %v for %v, and only 64-bit programs for x86-64 can be patched", class, machine)}
+	}
+	return nil
+}
+
 // loader looks at everything that running code in the process needs, and refuses
 // before anything is touched.
 func (t *target) loader() (*inject.Loader, error) {
@@ -127,11 +166,8 @@ func (t *target) loader() (*inject.Loader, error) {
 	if st.State == 'T' {
 		return nil, inject.Stopped(t.proc.PID())
 	}
-	if st.Seccomp != 0 {
-		mode := map[int]string{1: "strict", 2: "filter"}[st.Seccomp]
-		return nil, &fault.Error{Kind: fault.NoAccess, Code: "seccomp", What: fmt.Sprintf("cannot load a library into process %d", t.proc.PID()), Where: st.Name,
-			Why:  fmt.Sprintf("it has a seccomp policy (%s), and a system call that the policy forbids may kill it", mode),
-			Hint: "start the service without a system call filter (systemd: SystemCallFilter=) to make it patchable"}
+	if err := t.unconfined(); err != nil {
+		return nil, err
 	}
 	if t.space == nil {
 		if err := t.resolve(nil); err != nil {
@@ -139,4 +175,27 @@ func (t *target) loader() (*inject.Loader, error) {
 		}
 	}
 	return inject.Prepare(t.proc, t.mem, t.space)
+}
+
+// unconfined refuses a process all of whose threads have a seccomp policy: what
+// hotpatch runs in the process is begun by one of them, and inherits it.
+func (t *target) unconfined() error {
+	tids, err := t.proc.Tasks()
+	if err != nil {
+		return err
+	}
+	mode := ""
+	for _, tid := range tids {
+		st, err := t.proc.Status(tid)
+		switch {
+		case err != nil || !st.HasMemory:
+		case st.Seccomp == 0:
+			return nil
+		default:
+			mode = map[int]string{1: "strict", 2: "filter"}[st.Seccomp]
+		}
+	}
+	return &fault.Error{Kind: fault.NoAccess, Code: "seccomp", What: fmt.Sprintf("cannot load a library into process %d", t.proc.PID()), Where: t.program(),
+		Why:  fmt.Sprintf("all of its threads have a seccomp policy (%s), and a system call that the policy forbids may kill it", mode),
+		Hint: "start the service without a system call filter (systemd: SystemCallFilter=) to make it patchable"}
 }

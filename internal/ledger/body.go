@@ -19,7 +19,7 @@ const maxDepth = 7
 // refuses shorter ones, so that a list in memory is never much larger than its
 // text.
 const (
-	minPatch    = len(`{"id":,"name":"","version":,"description":"","cves":[],"sha256":"","buildId":"","file":"","tool":"","base":,"lo":,"hi":,"handle":,"state":"","appliedAt":"","revertedAt":"","hooks":{"beforeApply":[],"afterApply":[],"beforeRevert":[],"afterRevert":[]},"replaced":[]}`)
+	minPatch    = len(`{"id":,"name":"","version":,"description":"","cves":[],"sha256":"","buildId":"","file":"","tool":"","base":,"lo":,"hi":,"handle":,"state":"","appliedAt":"","revertedAt":"","kept":"","hooks":{"beforeApply":[],"afterApply":[],"beforeRevert":[],"afterRevert":[]},"replaced":[]}`)
 	minReplaced = len(`{"function":"","module":"","old":,"new":,"method":""}`)
 	minIsland   = len(`{"module":"","buildId":"","code":,"data":,"used":}`)
 	minFunction = len(`{"name":"","module":"","buildId":"","entry":,"slot":,"size":}`)

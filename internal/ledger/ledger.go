@@ -80,6 +80,7 @@ type Patch struct {
 	State      State      `json:"state"`
 	AppliedAt  time.Time  `json:"appliedAt"`
 	RevertedAt time.Time  `json:"revertedAt"`
+	Kept       string     `json:"kept"` // Inert: why its library is still mapped
 	Hooks      Hooks      `json:"hooks"`
 	Replaced   []Replaced `json:"replaced"`
 }

@@ -8,13 +8,13 @@
 // What it cannot see are stacks that are nobody's current stack, such as those
 // of suspended coroutines.
 //
-// Check is meant for the pause: it reads no file and, once a Checker is made,
-// allocates only for what it finds.
+// Check is meant for the pause: it reads no file and allocates nothing; hits are
+// appended as far as there is capacity.
 package quiesce
 
 import (
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"sort"
 
 	"hotpatch/internal/procfs"
@@ -26,6 +26,14 @@ import (
 type Range struct {
 	Start, End uint64
 	Name       string // of the function, for messages
+	// Body says that it is all of a function, and not just the bytes that are
+	// overwritten. A call that never returns may be its last instruction, so
+	// that End counts as inside for return addresses.
+	Body bool
+}
+
+func (r *Range) has(addr uint64, returns bool) bool {
+	return r.Start < addr && (addr < r.End || returns && r.Body && addr == r.End)
 }
 
 // Where says in which place of a thread an address was found.
@@ -33,18 +41,17 @@ type Where string
 
 // The places.
 const (
-	AtPC    Where = "pc"    // the thread is about to execute there
-	OnStack Where = "stack" // the thread returns there
+	AtPC     Where = "pc"     // the thread is about to execute there
+	OnStack  Where = "stack"  // the thread returns there
+	InMemory Where = "memory" // a word elsewhere: a stack that is nobody's current one
 )
 
-// Blocker is a thread in the way, with the evidence.
-type Blocker struct {
-	TID      int    `json:"thread"`
-	Thread   string `json:"name"`
-	Function string `json:"function"`
-	Addr     uint64 `json:"address"` // the address that was found
-	Where    Where  `json:"where"`
-	At       uint64 `json:"at,omitempty"` // where on the stack it stands
+// Hit is an address that must not be there.
+type Hit struct {
+	Range *Range
+	Addr  uint64 // the address
+	Where Where
+	At    uint64 // where on the stack it stands
 }
 
 // Thread is what is known of one stopped thread.
@@ -72,29 +79,35 @@ type Checker struct {
 // those to which no thread may return. maps are the mappings of the process, from before the
 // pause, in ascending order.
 func New(pc, stack []Range, maps []procfs.Map, mem procfs.Memory) *Checker {
-	return &Checker{pc: newIndex(pc), stack: newIndex(stack), maps: maps, mem: mem, buf: make([]byte, 64<<10)}
+	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, mem: mem, buf: make([]byte, 64<<10)}
 }
 
 // index finds the range that has an address inside.
 type index struct {
-	ranges   []Range
-	low, len uint64 // all interiors lie in [low, low+len)
+	ranges   []Range  // by Start
+	reach    []uint64 // the highest End of the ranges up to there
+	returns  bool     // it is return addresses that are looked for
+	low, len uint64   // all interiors lie in [low, low+len)
 }
 
-func newIndex(ranges []Range) index {
-	x := index{ranges: append([]Range(nil), ranges...)}
+func newIndex(ranges []Range, returns bool) index {
+	x := index{ranges: append([]Range(nil), ranges...), returns: returns}
 	sort.Slice(x.ranges, func(i, j int) bool { return x.ranges[i].Start < x.ranges[j].Start })
 	if n := len(x.ranges); n > 0 {
 		x.low = x.ranges[0].Start
-		for _, r := range x.ranges {
-			x.len = max(x.len, r.End-x.low)
+		x.reach = make([]uint64, n)
+		reach := uint64(0)
+		for i, r := range x.ranges {
+			reach = max(reach, r.End)
+			x.reach[i] = reach
 		}
+		x.len = reach - x.low + 1
 	}
 	return x
 }
 
-// find gives the range whose interior has addr. Ranges do not overlap, as
-// functions do not.
+// find gives a range whose interior has addr, or nil. Ranges may overlap: the
+// overwritten bytes of a function lie in its body.
 func (x *index) find(addr uint64) *Range {
 	if addr-x.low >= x.len {
 		return nil
@@ -108,54 +121,80 @@ func (x *index) find(addr uint64) *Range {
 			hi = mid
 		}
 	}
-	if lo > 0 && addr < x.ranges[lo-1].End {
-		return &x.ranges[lo-1]
+	for i := lo - 1; i >= 0 && x.reach[i] >= addr; i-- {
+		if x.ranges[i].has(addr, x.returns) {
+			return &x.ranges[i]
+		}
 	}
 	return nil
 }
 
-// Check gives the first reason for which the thread is in the way, or nil. An
-// error means that its stack could not be read: then nothing is known.
-func (c *Checker) Check(t Thread) (*Blocker, error) {
-	if r := c.pc.find(t.PC); r != nil {
-		return &Blocker{TID: t.TID, Function: r.Name, Addr: t.PC, Where: AtPC}, nil
+// Check appends what it finds of a thread to hits: at most one place where the
+// thread is, and every place where it returns, or seems to. An error means that
+// a stack could not be read: then nothing is known.
+func (c *Checker) Check(t Thread, hits []Hit) ([]Hit, error) {
+	if t.PC == 0 && t.SP == 0 {
+		// A worker of the kernel's among the threads, such as io_uring's, that
+		// never returns to user space (copy_thread, arch/x86/kernel/process.c).
+		return hits, nil
 	}
-	if t.InSyscall {
+	if r := c.pc.find(t.PC); r != nil {
+		hits = append(hits, Hit{Range: r, Addr: t.PC, Where: AtPC})
+	} else if t.InSyscall {
 		if r := c.pc.find(t.PC - 2); r != nil {
-			return &Blocker{TID: t.TID, Function: r.Name, Addr: t.PC - 2, Where: AtPC}, nil
+			hits = append(hits, Hit{Range: r, Addr: t.PC - 2, Where: AtPC})
 		}
 	}
 	if len(c.stack.ranges) == 0 {
-		return nil, nil
+		return hits, nil
 	}
-	return c.scan(t)
+	return c.scan(t, hits)
 }
+
+// At gives the range in which a thread at that address is, or nil.
+func (c *Checker) At(addr uint64) *Range { return c.pc.find(addr) }
+
+// Inside gives the range that has an address inside as a return address, or nil.
+func (c *Checker) Inside(addr uint64) *Range { return c.stack.find(addr) }
 
 // scan looks through the thread's stack, from the stack pointer to the end of its
 // mapping. What is below the stack pointer (the red zone, x86-64 psABI 3.2.2)
 // holds no return address. A thread that runs on another stack than its own, in a
 // signal handler (sigaltstack(2)) or a coroutine, has one of its own too, all of
 // which counts: where its frames begin there is not known.
-func (c *Checker) scan(t Thread) (*Blocker, error) {
+func (c *Checker) scan(t Thread, hits []Hit) ([]Hit, error) {
 	start := t.SP &^ 7
 	current, known := c.mapping(start)
 	if !known {
-		// Mapped since maps were read: the stack of a thread that has just
-		// begun. It ends where memory ends.
-		return c.scanRange(t.TID, start, start+maxUnknown, true)
+		return hits, ErrUnknownStack
 	}
-	if b, err := c.scanRange(t.TID, start, current.End, false); b != nil || err != nil {
-		return b, err
+	hits, err := c.scanRange(start, current.End, hits)
+	if err != nil {
+		return hits, err
 	}
 	home, known := c.home(t)
 	if !known || home.Start == current.Start {
-		return nil, nil
+		return hits, nil
 	}
-	return c.scanRange(t.TID, home.Start, home.End, false)
+	return c.scanRange(home.Start, home.End, hits)
 }
 
-// maxUnknown is how far a stack is followed whose mapping is not known.
-const maxUnknown = 64 << 20
+// Judged gives the ranges of memory on which Check has decided for a thread: its
+// own stack, all of it (what lies below the stack pointer is left over from
+// calls that have returned), and what it runs on if that is another one.
+func (c *Checker) Judged(t Thread, ranges [][2]uint64) [][2]uint64 {
+	if m, ok := c.home(t); ok {
+		ranges = append(ranges, [2]uint64{m.Start, m.End})
+	}
+	if m, ok := c.mapping(t.SP); ok {
+		ranges = append(ranges, [2]uint64{t.SP &^ 7, m.End})
+	}
+	return ranges
+}
+
+// ErrUnknownStack says that a stack was mapped after the mappings were read: that
+// of a thread that has just begun. Read them again and try again.
+var ErrUnknownStack = errors.New("a thread has begun on a stack that was not mapped before")
 
 // home finds the mapping of the thread's own stack: "[stack]" for the main
 // thread; for others the one that holds the thread control block, which both C
@@ -182,34 +221,25 @@ func (c *Checker) mapping(addr uint64) (procfs.Map, bool) {
 	return c.maps[i], true
 }
 
-// scanRange compares every aligned word of [start, end) with the ranges. With
-// open set, the end of readable memory is the end.
-func (c *Checker) scanRange(tid int, start, end uint64, open bool) (*Blocker, error) {
+// scanRange compares every aligned word of [start, end) with the ranges.
+func (c *Checker) scanRange(start, end uint64, hits []Hit) ([]Hit, error) {
+	low, span := c.stack.low, c.stack.len
 	for at := start; at < end; {
 		n := min(uint64(len(c.buf)), end-at)
-		if open {
-			n = min(n, 0x1000-at&0xfff) // page by page
-		}
 		b := c.buf[:n]
 		if err := c.mem.ReadAt(b, at); err != nil {
-			if open && at > start {
-				return nil, nil
-			}
-			return nil, err
+			return hits, err
 		}
 		for i := 0; i+8 <= len(b); i += 8 {
 			v := binary.LittleEndian.Uint64(b[i:])
-			if v-c.stack.low >= c.stack.len {
+			if v-low >= span {
 				continue
 			}
-			if r := c.stack.find(v); r != nil {
-				return &Blocker{TID: tid, Function: r.Name, Addr: v, Where: OnStack, At: at + uint64(i)}, nil
+			if r := c.stack.find(v); r != nil && len(hits) < cap(hits) {
+				hits = append(hits, Hit{Range: r, Addr: v, Where: OnStack, At: at + uint64(i)})
 			}
 		}
 		at += n
 	}
-	if open {
-		return nil, fmt.Errorf("the stack of thread %d does not end within %d bytes", tid, maxUnknown)
-	}
-	return nil, nil
+	return hits, nil
 }

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"debug/elf"
+	"fmt"
+	"strings"
+
+	"hotpatch/elfsym"
+	"hotpatch/internal/fault"
+	"hotpatch/internal/patchfile"
+	"hotpatch/internal/quiesce"
+)
+
+// Consistency says at which instants a patch may go in.
+type Consistency string
+
+// The consistencies.
+const (
+	// Stack: no thread is inside, or will return into, any function that is
+	// replaced.
+	Stack Consistency = "stack"
+	// AtEntry: no thread is inside the first 14 bytes of a replaced function, or
+	// will return into bytes that are overwritten.
+	AtEntry Consistency = "entry"
+)
+
+// consistency settles what the user asks for and what the patch demands. Fault
+// "consistency" if these contradict each other.
+func (pl *planner) consistency() error {
+	demand := Consistency(pl.p.Patch.Consistency)
+	switch {
+	case pl.o.Consistency == "" && demand != Consistency(patchfile.AnyConsistency):
+		pl.p.Consistency = demand
+	case pl.o.Consistency == "":
+		pl.p.Consistency = AtEntry
+	case demand != Consistency(patchfile.AnyConsistency) && demand != pl.o.Consistency:
+		pl.refuse(&fault.Error{Code: "consistency", What: fmt.Sprintf("cannot apply %q", pl.p.Name),
+			Why:  fmt.Sprintf("it demands --consistency %s, and --consistency %s was given", demand, pl.o.Consistency),
+			Hint: "leave the flag out"})
+	default:
+		pl.p.Consistency = pl.o.Consistency
+	}
+	return nil
+}
+
+// findBodies collects, for each function that is replaced, the code that nobody
+// may be in: its own, its parts elsewhere, and that of the patches that have
+// replaced it before.
+func (pl *planner) findBodies() error {
+	if pl.p.Consistency != Stack {
+		return nil
+	}
+	for _, r := range pl.p.Replacements {
+		sym := elfsym.Symbol{Name: r.Names[0], Module: r.Module, Addr: r.Old, Size: r.Size, Type: elf.STT_FUNC}
+		ranges, err := pl.t.body(sym, r.Name())
+		if err != nil {
+			return err
+		}
+		r.Bodies = append(r.Bodies, ranges...)
+		for _, p := range pl.t.ledger.Stack(r.Old) {
+			for _, k := range p.Replaced {
+				if k.Old != r.Old {
+					continue
+				}
+				m := pl.t.space.ModuleAt(k.New)
+				if m == nil {
+					continue // its library is gone, and nobody can be in it
+				}
+				sym := elfsym.Symbol{Name: k.Function, Module: m, Addr: k.New, Type: elf.STT_FUNC}
+				if f, off, ok := pl.t.space.FuncAt(k.New); ok && off == 0 {
+					sym = f
+				}
+				ranges, err := pl.t.body(sym, r.Name()+" of "+patchLabel(p.Name, p.Version))
+				if err != nil {
+					return err
+				}
+				r.Bodies = append(r.Bodies, ranges...)
+			}
+		}
+	}
+	return nil
+}
+
+// body gives the ranges of a function's code.
+func (t *target) body(sym elfsym.Symbol, name string) ([]quiesce.Range, error) {
+	end, _, _, err := t.space.Extent(sym)
+	if err != nil {
+		return nil, err
+	}
+	ranges := []quiesce.Range{{Start: sym.Addr, End: end, Name: name, Body: true}}
+	parts, err := t.space.Parts(sym)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		end, _, _, err := t.space.Extent(p)
+		if err != nil {
+			return nil, err
+		}
+		// A part is entered by a jump, at its first byte or any other.
+		ranges = append(ranges, quiesce.Range{Start: p.Addr - 1, End: end, Name: name, Body: true})
+	}
+	// What a coroutine's frame holds is the entry of one of these.
+	clones, err := t.space.Clones(sym.Module, sym.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range clones {
+		switch c.Name[strings.LastIndexByte(c.Name, '.'):] {
+		case ".actor", ".destroy", ".resume", ".cleanup":
+			end, _, _, err := t.space.Extent(c)
+			if err != nil {
+				return nil, err
+			}
+			ranges = append(ranges, quiesce.Range{Start: c.Addr - 1, End: end, Name: name, Body: true})
+		}
+	}
+	return ranges, nil
+}

@@ -1,0 +1,322 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hotpatch/elfsym"
+	"hotpatch/internal/procfs"
+	"hotpatch/internal/quiesce"
+	"hotpatch/internal/unwind"
+	"hotpatch/ptrace"
+)
+
+// gate decides in a pause who is in the way, and remembers between the pauses
+// what it needs to say so.
+type gate struct {
+	t      *target
+	c      change
+	memory bool // also look through memory for stacks that are nobody's current one
+
+	check     *quiesce.Checker
+	hits      []quiesce.Hit
+	strangers int              // tries that met a stack which was not in the mappings
+	walker    *unwind.Unwinder // made when a thread has to be walked for the first time
+	since     map[int]time.Time
+	words     *wordSearch
+}
+
+// suspect is a thread in the way, as the pause leaves it.
+type suspect struct {
+	tid  int // 0: a word of memory
+	hit  quiesce.Hit
+	walk *unwind.Walk // nil if it was not walked
+}
+
+// Blocker is a thread that stood in the way, with the evidence.
+type Blocker struct {
+	TID      int       `json:"thread"` // 0: a suspended stack that is no thread's
+	Thread   string    `json:"name"`
+	Function string    `json:"function"`
+	Addr     Hex       `json:"address"`           // that was found
+	Where    string    `json:"where"`             // pc, stack or memory
+	At       Hex       `json:"at,omitempty"`      // where the address stands
+	Since    time.Time `json:"since"`             // when it was first seen there
+	Chain    []Call    `json:"chain,omitempty"`   // its call chain, innermost first
+	Walk     string    `json:"walk,omitempty"`    // why the call chain is not complete
+	Hint     string    `json:"hint,omitempty"`    // what would help
+	InCall   string    `json:"in_call,omitempty"` // what it is doing: a system call, or running
+}
+
+// Call is one frame of a call chain.
+type Call struct {
+	Function string `json:"function"`
+	Module   string `json:"module"`
+	Offset   uint64 `json:"offset"` // from the function; from the module if the function is not known
+	PC       Hex    `json:"pc"`
+	Signal   bool   `json:"signal,omitempty"` // a signal interrupted it here
+}
+
+// maxHits is how many words of one thread's stack are judged; a thread with more
+// counts as in the way.
+const maxHits = 256
+
+func (t *target) newGate(c change) *gate {
+	return &gate{t: t, c: c, memory: c.memory, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time)}
+}
+
+// ready prepares the next pause, while the target runs.
+func (g *gate) ready() error {
+	maps, err := g.t.proc.Maps()
+	if err != nil {
+		return err
+	}
+	g.check = quiesce.New(g.c.pc, g.c.stack, maps, g.t.mem)
+	if g.walker != nil {
+		g.walker.SetMaps(maps)
+	}
+	if !g.memory {
+		return nil
+	}
+	if g.words == nil {
+		if g.words, err = g.t.newWordSearch(); err != nil {
+			return err
+		}
+	}
+	return g.words.ready(g.check)
+}
+
+// close lets go of what ready opened.
+func (g *gate) close() {
+	if g.words != nil {
+		g.words.pages.close()
+	}
+}
+
+// learn reads the unwind tables of all modules: some thread has to be walked.
+func (g *gate) learn() error {
+	space, err := elfsym.Read(g.t.proc) // with what was loaded meanwhile
+	if err != nil {
+		return err
+	}
+	if g.t.space != nil {
+		g.t.space.Close()
+	}
+	g.t.space = space
+	g.walker = unwind.New(space, g.t.mem)
+	g.walker.Stub = g.t.isSlot
+	g.walker.Prepare() // modules without tables end a walk, which says so
+	g.walker.SetMaps(space.Maps)
+	return nil
+}
+
+// isSlot reports whether an address is a slot of an island.
+func (t *target) isSlot(pc uint64) bool {
+	for i := range t.ledger.Islands {
+		if is := &t.ledger.Islands[i]; pc >= is.Code && pc < is.Data {
+			return true
+		}
+	}
+	return false
+}
+
+// judge looks at one stopped thread. It gives nil if the thread is not in the
+// way. unsure says that only a walk could tell, and that there is no walker yet.
+func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
+	r := &th.Regs
+	hits, err := g.check.Check(g.t.thread(th), g.hits[:0])
+	if errors.Is(err, quiesce.ErrUnknownStack) {
+		// Threads may begin so fast that every try meets a new one: then
+		// looking at the mappings within the pause is the lesser evil.
+		const enough = 3
+		if g.strangers++; g.strangers > enough {
+			if err := g.ready(); err != nil {
+				return nil, false, err
+			}
+			hits, err = g.check.Check(g.t.thread(th), g.hits[:0])
+		}
+	}
+	if err != nil || len(hits) == 0 {
+		return nil, false, err
+	}
+	s = &suspect{tid: th.TID, hit: hits[0]}
+	if g.walker == nil {
+		return s, hits[0].Where != quiesce.AtPC, nil
+	}
+	const maxFrames = 4096
+	walk := g.walker.Walk(unwindRegs(r), maxFrames)
+	s.walk = &walk
+	if len(hits) == cap(g.hits) {
+		return s, false, nil
+	}
+	left := g.check.Clear(hits, &walk)
+	if len(left) == 0 {
+		return nil, false, nil
+	}
+	s.hit = left[0]
+	return s, false, nil
+}
+
+// thread is what quiesce needs to know of a stopped thread.
+func (t *target) thread(th *ptrace.Thread) quiesce.Thread {
+	r := &th.Regs
+	return quiesce.Thread{TID: th.TID, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: th.TID == t.proc.PID(), InSyscall: r.InSyscall()}
+}
+
+func unwindRegs(r *ptrace.Regs) unwind.Regs {
+	return unwind.Regs{
+		RAX: r.Rax, RBX: r.Rbx, RCX: r.Rcx, RDX: r.Rdx, RSI: r.Rsi, RDI: r.Rdi, RBP: r.Rbp, RSP: r.Rsp,
+		R8: r.R8, R9: r.R9, R10: r.R10, R11: r.R11, R12: r.R12, R13: r.R13, R14: r.R14, R15: r.R15, RIP: r.Rip,
+	}
+}
+
+// describe turns suspects into what a person or a program can use. The target
+// runs again.
+func (g *gate) describe(suspects []suspect) []Blocker {
+	now := time.Now()
+	seen := make(map[int]time.Time, len(suspects))
+	blockers := make([]Blocker, 0, len(suspects))
+	for i := range suspects {
+		s := &suspects[i]
+		b := Blocker{TID: s.tid, Function: s.hit.Range.Name, Addr: Hex(s.hit.Addr), Where: string(s.hit.Where), At: Hex(s.hit.At), Since: now}
+		if s.tid != 0 {
+			if since, ok := g.since[s.tid]; ok {
+				b.Since = since
+			}
+			seen[s.tid] = b.Since
+			b.Thread, _ = g.t.proc.Comm(s.tid)
+			b.InCall = g.doing(s.tid)
+		}
+		if s.walk != nil {
+			g.walker.Describe(s.walk)
+			b.Chain = chainOf(s.walk)
+			b.Walk = s.walk.Why
+		}
+		b.Hint = b.advice()
+		blockers = append(blockers, b)
+	}
+	g.since = seen
+	return blockers
+}
+
+func chainOf(w *unwind.Walk) []Call {
+	calls := make([]Call, 0, len(w.Frames))
+	for i := range w.Frames {
+		f := &w.Frames[i]
+		c := Call{Function: f.Function, Offset: f.Offset, PC: Hex(f.PC), Signal: f.Signal}
+		if f.Module != nil {
+			c.Module = f.Module.Name
+			if f.Function == "" {
+				c.Offset = f.Module.Vaddr(f.PC)
+			}
+		}
+		calls = append(calls, c)
+	}
+	return calls
+}
+
+// doing says what a thread is doing at this moment.
+func (g *gate) doing(tid int) string {
+	sys, err := g.t.proc.Syscall(tid)
+	switch {
+	case err != nil:
+		return ""
+	case sys.Running:
+		return "running"
+	case sys.Nr < 0:
+		return "blocked"
+	}
+	return fmt.Sprintf("in system call %d", sys.Nr)
+}
+
+// advice says what would help against a blocker.
+func (b *Blocker) advice() string {
+	switch {
+	case b.Where == string(quiesce.InMemory):
+		return "a suspended coroutine or saved context returns there; let it finish"
+	case b.Walk != "":
+		return "its stack cannot be walked to the end (" + b.Walk + "), so a word that only looks like a return address counts as one"
+	case b.InCall != "" && b.InCall != "running":
+		return "it waits inside the function; whatever wakes it, such as a request or a connection, lets it leave"
+	}
+	return "it returns there when its work is done; a function that never returns cannot be replaced while it runs"
+}
+
+// settled waits after a failed try until another one can have another outcome: as
+// long as every blocker sleeps where it slept, it cannot. It gives up when the
+// context is done, and after pause if some blocker was running.
+func (g *gate) settled(done <-chan struct{}, suspects []suspect, pause time.Duration) bool {
+	asleep := make(map[int]procfs.Syscall, len(suspects))
+	for _, s := range suspects {
+		sys, err := g.t.proc.Syscall(s.tid)
+		if s.tid == 0 || err != nil || sys.Running {
+			asleep = nil
+			break
+		}
+		asleep[s.tid] = sys
+	}
+	if asleep == nil {
+		select {
+		case <-done:
+			return false
+		case <-time.After(pause):
+			return true
+		}
+	}
+	for nap := 200 * time.Microsecond; ; nap = min(nap*2, 2*time.Millisecond) {
+		select {
+		case <-done:
+			return false
+		case <-time.After(nap):
+		}
+		for tid, was := range asleep {
+			if now, err := g.t.proc.Syscall(tid); err != nil || now != was {
+				return true
+			}
+		}
+	}
+}
+
+// escort follows the one thread that is in the way, if it waits in a system call,
+// from system call to system call until it is in one outside of the functions that
+// are replaced, and keeps it stopped there: so a loop that waits nearly always
+// inside, for connections say, is met in the moment in which it does not.
+// Everything else runs. It reports whether the thread was met; the next pause lets
+// it go.
+func (g *gate) escort(ctx context.Context, tr *ptrace.Tracer, suspects []suspect) bool {
+	if len(suspects) != 1 || suspects[0].walk == nil || !suspects[0].walk.Complete {
+		return false
+	}
+	s := &suspects[0]
+	sys, err := g.t.proc.Syscall(s.tid)
+	if err != nil || sys.Running || sys.Nr < 0 {
+		return false
+	}
+	th, err := tr.Seize(s.tid)
+	if err != nil {
+		return false
+	}
+	const (
+		once = 100 * time.Millisecond // how often to look whether time is over
+		most = 10000                  // system calls made inside before it is given up
+	)
+	if err := tr.Stop(th, stopLimit); err != nil {
+		return false
+	}
+	for calls := 0; calls < most && ctx.Err() == nil; {
+		switch err := th.NextSyscall(once); {
+		case errors.Is(err, ptrace.ErrTimeout):
+			continue
+		case err != nil:
+			return false
+		}
+		if left, _, err := g.judge(th); err == nil && left == nil {
+			return true
+		}
+		calls++
+	}
+	_ = th.Detach()
+	return false
+}
