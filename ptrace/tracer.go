@@ -109,9 +109,9 @@ func (t *Tracer) explain(tid int, errno syscall.Errno) error {
 
 // Traced is the refusal for a process that another program is tracing.
 func Traced(pid, tracer int) *fault.Error {
-	who := fmt.Sprintf("process %d", tracer)
+	who := fmt.Sprintf("thread %d", tracer)
 	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", tracer)); err == nil && len(comm) > 1 {
-		who = fmt.Sprintf("%q (process %d)", string(comm[:len(comm)-1]), tracer)
+		who = fmt.Sprintf("%q (thread %d)", string(comm[:len(comm)-1]), tracer)
 	}
 	return &fault.Error{
 		Kind: fault.NoAccess, Code: "already-traced",

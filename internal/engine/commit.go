@@ -66,7 +66,8 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 			}
 			continue
 		}
-		if unsure && ctx.Err() == nil {
+		// Whoever is still there the second time is named with the call chain.
+		if g.walker == nil && (unsure || stats.Tries > 1) && ctx.Err() == nil {
 			if err := g.learn(); err != nil {
 				return stats, err
 			}

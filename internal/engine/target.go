@@ -49,13 +49,14 @@ func (t *target) open(ctx context.Context, pid int, write bool, waiting func()) 
 	if t.proc, err = procfs.Open(pid); err != nil {
 		return err
 	}
-	if err := t.suitable(write); err != nil {
-		return err
-	}
+	// First the lock: until another hotpatch has ended, it is the tracer.
 	if write {
 		if err := t.proc.Lock(ctx, waiting); err != nil {
 			return err
 		}
+	}
+	if err := t.suitable(write); err != nil {
+		return err
 	}
 	if t.mem, err = t.proc.Mem(write); err != nil {
 		return err
