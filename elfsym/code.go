@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"debug/elf"
+	"fmt"
 	"slices"
 )
 
@@ -295,6 +296,34 @@ func (s *Space) Clones(m *Module, name string) ([]Symbol, error) {
 		}
 	}
 	return found.list, nil
+}
+
+// Coroutine gives the functions into which the compiler has put the body of a
+// function that is a C++20 coroutine, their cold parts included; none if it is not
+// one. The frame of a suspended coroutine holds the entries of two of them. clang
+// names them after the function, with ".resume", ".destroy" or ".cleanup" behind
+// its name. With gcc they are overloads of it that take its frame, a type within
+// the function: ".actor" and ".destroy" of "..18_Z8countingl.Frame".
+func (s *Space) Coroutine(sym Symbol) ([]Symbol, error) {
+	frame := fmt.Appendf(nil, "%d%s.Frame.", len(sym.Name)+len(".Frame"), sym.Name)
+	clang := []byte(sym.Name + ".")
+	var found symbolSet
+	err := s.scanAll(sym.Module, func(t Table, x *Sym) bool {
+		rest, ok := bytes.CutPrefix(x.Name, clang)
+		if !ok {
+			_, rest, ok = bytes.Cut(x.Name, frame)
+		}
+		if !ok || x.Type != elf.STT_FUNC {
+			return true
+		}
+		what, _, _ := bytes.Cut(rest, []byte("."))
+		switch string(what) {
+		case "actor", "destroy", "resume", "cleanup":
+			found.add(sym.Module.symbol(t, x))
+		}
+		return true
+	})
+	return found.list, err
 }
 
 // Parts gives the pieces of a function that the compiler moved out of it: its

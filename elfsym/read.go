@@ -200,6 +200,10 @@ func (rd *reader) open(m *Module, head *Image, at procfs.Map) (*Image, error) {
 			}
 			f.Close()
 		}
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+			return nil, &fault.Error{Kind: fault.Failed, Code: "no-descriptors", What: "cannot read the file of a mapped module", Where: at.Path, Err: err,
+				Why: "hotpatch itself may open no more files", Hint: "raise its limit (ulimit -n)"}
+		}
 		why = append(why, w.name+": "+reason(err))
 	}
 	return nil, &fault.Error{
@@ -261,6 +265,8 @@ func (rd *reader) fromMemory(m *Module, head *Image) *Image {
 	img := *head
 	img.r = &mappedImage{mem: rd.mem, bias: m.Bias, segs: head.Segments()}
 	img.fromMemory, img.memBias = true, m.Bias
+	img.shoff, img.shnum, img.shstrndx = 0, 0, 0
+	img.secs = nil
 	return &img
 }
 

@@ -48,6 +48,7 @@ const (
 	dUnwindSetGR  = 0x140
 	dUnwindSetIP  = 0x148
 	dAgentTID     = 0x150 // of the agent, as it sees it
+	dOwner        = 0x160 // the process, as it sees itself: a forked child inherits the page, but none of the threads
 	dBorrowed     = 0x158 // the thread that was sent to the clone stub, as it sees it
 	dPthread      = 0x180 // pthread_t of the agent
 	dWorkerCalls  = 0x200

@@ -96,12 +96,16 @@ func (a *Agent) Load(name string, data []byte, serial uint64) (lib *Library, err
 	}
 	lib.Handle = res[0]
 	if lib.Handle == 0 {
-		why := a.loaderError()
+		why := strings.ReplaceAll(a.loaderError(), path, name)
 		if _, cerr := a.Do(fd.close()); cerr != nil {
 			return nil, cerr
 		}
+		kind := fault.Unfit
+		if strings.Contains(why, "Too many open files") || strings.Contains(why, "annot allocate memory") {
+			kind = fault.Failed // the process has none left: that is not the patch's fault
+		}
 		return nil, &fault.Error{
-			Kind: fault.Unfit, Code: "dlopen", What: "cannot load " + name,
+			Kind: kind, Code: "dlopen", What: "cannot load " + name,
 			Where: fmt.Sprintf("process %d", a.l.proc.PID()), Why: why,
 			Hint: hintFor(why),
 		}
@@ -365,6 +369,10 @@ func hintFor(why string) string {
 	switch {
 	case strings.Contains(why, "undefined symbol"), strings.Contains(why, "symbol not found"):
 		return "the patch refers to a symbol that the process does not export; static functions and variables need HOTPATCH_REF (include/hotpatch.h)"
+	case strings.Contains(why, "Too many open files"):
+		return "the process has no file descriptor left (RLIMIT_NOFILE)"
+	case strings.Contains(why, "annot allocate memory"):
+		return "the process has no memory left (RLIMIT_AS, a memory cgroup)"
 	case strings.Contains(why, "cannot open shared object file"), strings.Contains(why, "Error loading shared library"):
 		return "the patch needs a library that the process cannot find"
 	case strings.Contains(why, "version `"):

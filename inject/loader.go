@@ -23,6 +23,7 @@ type Loader struct {
 	libc  *libc
 
 	region Region // zero until there is one
+	self   uint64 // the process's id as it sees itself
 	slack  uint64 // where the bootstrap stub goes, zero until it is needed
 
 	// mustLeave are threads that may still be in code that is to be rewritten.
@@ -37,7 +38,14 @@ type Loader struct {
 // "unknown-libc", "no-slack".
 func Prepare(p *procfs.Proc, mem *procfs.Mem, space *elfsym.Space) (*Loader, error) {
 	l := &Loader{proc: p, mem: mem, space: space, patience: 5 * time.Second, stopLimit: 500 * time.Millisecond}
-	var err error
+	st, err := p.Status(0)
+	if err != nil {
+		return nil, err
+	}
+	l.self = uint64(p.PID())
+	if n := len(st.NSpid); n > 0 {
+		l.self = uint64(st.NSpid[n-1])
+	}
 	if l.libc, err = findLibc(space); err != nil {
 		return nil, err
 	}
@@ -247,6 +255,9 @@ func (l *Loader) predecessor(tcbTID uint64) error {
 	if le.Uint64(b[dCommand:]) == 0 {
 		return nil // the region has never been used
 	}
+	if l.inherited(le.Uint64(b[dOwner:])) {
+		return nil
+	}
 	if tid := int(le.Uint64(b[dBorrowed:])); tid != 0 {
 		l.mustLeave = append(l.mustLeave, leaving{inner: tid, lo: l.region.Base, hi: l.region.Base + rootOffset})
 	}
@@ -267,12 +278,16 @@ func (l *Loader) workerGone(tcbTID uint64) (bool, error) {
 	return l.threadGone(int(uint32(v)))
 }
 
+// inherited reports whether the region was last used in another process, of
+// which this one is a forked child: it has the memory, but none of the threads.
+func (l *Loader) inherited(owner uint64) bool { return owner != 0 && owner != l.self }
+
 // dismiss ends an agent whose hotpatch was killed: it is told to do at once what
 // it would do by itself some seconds later.
 func (l *Loader) dismiss(tcbTID uint64) error {
 	d := l.region.data()
 	told := false
-	return l.poll("the agent of an earlier hotpatch did not end", func() (bool, error) {
+	return l.poll("the agent of an earlier hotpatch is still busy with a constructor or hook that has not returned", func() (bool, error) {
 		var b [dSize]byte
 		if err := l.mem.ReadAt(b[:], d); err != nil {
 			return false, err
@@ -319,9 +334,18 @@ func (l *Loader) poll(what string, done func() (bool, error)) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return l.noAgent(fmt.Sprintf("%s within %v", what, l.patience))
+			return l.late(fmt.Sprintf("%s within %v", what, l.patience))
 		}
 		time.Sleep(pause)
+	}
+}
+
+// late is noAgent where more time may help.
+func (l *Loader) late(why string) error {
+	return &fault.Error{
+		Kind: fault.Busy, Code: "no-agent",
+		What: fmt.Sprintf("cannot run code in process %d now", l.proc.PID()), Why: why,
+		Hint: "the process goes on unharmed; it may be starved of processor time: try again, or give it more time with --timeout",
 	}
 }
 
@@ -381,6 +405,7 @@ func (l *Loader) redirectToClone(t *ptrace.Tracer, th *ptrace.Thread, inner int)
 	put64(b, dLongNaps, 5000)        // some 10 s
 	put64(b, dCommand, 1)
 	put64(b, dBorrowed, uint64(inner))
+	put64(b, dOwner, l.self)
 	for i, c := range l.firstCalls() {
 		c.encode(b[dCalls+callSize*i:])
 	}
@@ -540,7 +565,7 @@ func (a *Agent) await() error {
 			}
 			if time.Now().After(deadline) {
 				a.dead = true
-				return l.noAgent(fmt.Sprintf("its thread did not answer within %v", l.patience))
+				return l.late(fmt.Sprintf("its thread did not answer within %v", l.patience))
 			}
 		} else if time.Now().After(deadline) {
 			// A batch takes as long as it takes (a constructor may), but
@@ -558,7 +583,7 @@ func (a *Agent) await() error {
 		}
 		if !a.deadline.IsZero() && time.Now().After(a.deadline) {
 			a.dead = true
-			return l.noAgent("what runs there did not end in time; a lock of the program may be held, such as the loader's")
+			return l.late("what runs there did not end in time; a lock of the program may be held, such as the loader's")
 		}
 		time.Sleep(pause)
 	}
@@ -658,6 +683,13 @@ func (l *Loader) Dismiss() error {
 	command, err := read64(l.mem, l.region.data()+dCommand)
 	if err != nil || command == 0 {
 		return err
+	}
+	owner, err := read64(l.mem, l.region.data()+dOwner)
+	if err != nil {
+		return err
+	}
+	if l.inherited(owner) {
+		return nil
 	}
 	return l.dismiss(l.region.Base + tpOffset + l.libc.tidOffset)
 }

@@ -249,7 +249,10 @@ func (th *Thread) stop(ws unix.WaitStatus) error {
 		th.end()
 		return ErrGone
 	}
-	th.dirty = th.Regs.hideInterrupt()
+	// At once, in case this process is killed while the thread is stopped.
+	if th.dirty = th.Regs.hideInterrupt(); th.dirty {
+		return th.Flush()
+	}
 	return nil
 }
 

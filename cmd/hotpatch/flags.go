@@ -77,8 +77,12 @@ func (d *timeoutFlag) add(cmd *cobra.Command) {
 type quietFlags struct {
 	consistency string
 	scan        string
-	maxPause    timeoutFlag // 0: not given
+	maxPause    timeoutFlag
 }
+
+// defaultPause is how long a process may be stopped at a time, unless the user
+// says otherwise: far more than a pause takes, and less than a client waits.
+const defaultPause = timeoutFlag(time.Second)
 
 var (
 	consistencies = []string{string(engine.Stack), string(engine.AtEntry)}
@@ -89,6 +93,7 @@ func (q *quietFlags) add(cmd *cobra.Command, consistency string) {
 	f := cmd.Flags()
 	f.StringVar(&q.consistency, "consistency", "", consistency)
 	f.StringVar(&q.scan, "scan", scans[0], "where to look for code that is being run: in the stacks of all\nthreads, or in all memory (memory), which finds coroutines too")
+	q.maxPause = defaultPause
 	f.Var(&q.maxPause, "max-pause", "how long the process may be stopped at a time; what would take\nlonger is not done")
 	for name, values := range map[string][]string{"consistency": consistencies, "scan": scans} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))

@@ -13,6 +13,7 @@ type revertOptions struct {
 	all     bool
 	dryRun  bool
 	unload  bool
+	noHooks bool
 	timeout timeoutFlag
 	quiet   quietFlags
 }
@@ -46,6 +47,7 @@ to prove that, the process is stopped while its memory is looked through, for
 	f.BoolVar(&o.all, "all", false, "take out every patch")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "print what would be done; touch nothing")
 	f.BoolVar(&o.unload, "unload", false, "also unmap the libraries of the patches, if nothing refers to them")
+	f.BoolVar(&o.noHooks, "no-hooks", false, "do not run the hooks of the patches: for one whose hook refuses")
 	o.timeout.add(cmd)
 	o.quiet.add(cmd, "stack: no thread may be in the code of a patch that is taken out, or\nreturn into it; entry: not in the bytes that are overwritten (default\nstack)")
 	a.addJSON(cmd)
@@ -74,8 +76,9 @@ func (a *app) revert(cmd *cobra.Command, o *revertOptions, names []string) error
 	a.changes = !o.dryRun
 	req := a.request(pid, o.timeout, o.dryRun)
 	o.quiet.set(&req)
+	req.NoHooks = o.noHooks
 	req.Unload, req.MaxSearch = o.unload, defaultSearch
-	if req.MaxPause != 0 {
+	if cmd.Flags().Changed("max-pause") {
 		req.MaxSearch = req.MaxPause
 	}
 	r, err := engine.Revert(ctx, req, names, o.all)

@@ -56,7 +56,6 @@ func TestUsage(t *testing.T) {
 		{"revert --pid " + self, "name some, or say --all"},
 		{"revert --pid " + self + " --all fix", `--all and the patch "fix" are given`},
 		{"revert --pid " + self + " --timeout 0s --all", "a timeout is a positive duration"},
-		{"revert --pid " + self + " --all --max-pause 1s", "--max-pause is for --unload"},
 		{"revert --pid " + self + " --all --unload --max-pause 0s", "a positive duration"},
 		{"verify 17", `unexpected argument "17"`},
 		{"symbols parse", "no process given"},

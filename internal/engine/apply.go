@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"hotpatch/inject"
@@ -29,6 +30,7 @@ type Request struct {
 	Waiting    func()        // called once if another hotpatch has the process; may be nil
 
 	Consistency Consistency // for revert; apply has it in its options
+	NoHooks     bool        // for revert: run no hooks of the patches
 
 	// Unload is for revert: take the libraries out too, if nothing refers to them.
 	// It pauses the process while its memory is looked through, MaxSearch at most.
@@ -300,7 +302,11 @@ func runHooks(agent *inject.Agent, addrs []uint64, patch, when string) error {
 			err = fmt.Errorf("it returned %d", got)
 		}
 		if err != nil {
-			return &fault.Error{Kind: fault.Failed, Code: "hook", What: fmt.Sprintf("the %s hook of %q cancels", when, patch), Where: fmt.Sprintf("hook %d of %d", i+1, len(addrs)), Err: err}
+			what := fmt.Sprintf("the %s hook of %q cancels", when, patch)
+			if strings.HasPrefix(when, "after-") {
+				what = fmt.Sprintf("the %s hook of %q did not succeed", when, patch)
+			}
+			return &fault.Error{Kind: fault.Failed, Code: "hook", What: what, Where: fmt.Sprintf("hook %d of %d", i+1, len(addrs)), Err: err}
 		}
 	}
 	return nil
@@ -467,7 +473,7 @@ func (a *application) afterwards() error {
 		err = errors.Join(runHooks(agent, a.addrs(a.plan.Patch.Hooks.AfterApply), a.plan.Name, "after-apply"), agent.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("the patch is in force, but its after-apply hook was not run to the end: %w", err)
+		return fmt.Errorf("the patch is in force, but: %w", err)
 	}
 	return nil
 }

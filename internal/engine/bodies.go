@@ -3,7 +3,6 @@ package engine
 import (
 	"debug/elf"
 	"fmt"
-	"strings"
 
 	"hotpatch/elfsym"
 	"hotpatch/internal/fault"
@@ -32,7 +31,7 @@ func (pl *planner) consistency() error {
 	case pl.o.Consistency == "" && demand != Consistency(patchfile.AnyConsistency):
 		pl.p.Consistency = demand
 	case pl.o.Consistency == "":
-		pl.p.Consistency = AtEntry
+		pl.p.Consistency = Stack
 	case demand != Consistency(patchfile.AnyConsistency) && demand != pl.o.Consistency:
 		pl.refuse(&fault.Error{Code: "consistency", What: fmt.Sprintf("cannot apply %q", pl.p.Name),
 			Why:  fmt.Sprintf("it demands --consistency %s, and --consistency %s was given", demand, pl.o.Consistency),
@@ -100,20 +99,17 @@ func (t *target) body(sym elfsym.Symbol, name string) ([]quiesce.Range, error) {
 		// A part is entered by a jump, at its first byte or any other.
 		ranges = append(ranges, quiesce.Range{Start: p.Addr - 1, End: end, Name: name, Body: true})
 	}
-	// What a coroutine's frame holds is the entry of one of these.
-	clones, err := t.space.Clones(sym.Module, sym.Name)
+	coroutine, err := t.space.Coroutine(sym)
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range clones {
-		switch c.Name[strings.LastIndexByte(c.Name, '.'):] {
-		case ".actor", ".destroy", ".resume", ".cleanup":
-			end, _, _, err := t.space.Extent(c)
-			if err != nil {
-				return nil, err
-			}
-			ranges = append(ranges, quiesce.Range{Start: c.Addr - 1, End: end, Name: name, Body: true})
+	for _, c := range coroutine {
+		end, _, _, err := t.space.Extent(c)
+		if err != nil {
+			return nil, err
 		}
+		// What the frame of a coroutine holds is the entry of one of these.
+		ranges = append(ranges, quiesce.Range{Start: c.Addr - 1, End: end, Name: name, Body: true})
 	}
 	return ranges, nil
 }

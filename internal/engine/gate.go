@@ -33,6 +33,7 @@ type suspect struct {
 	tid  int // 0: a word of memory
 	hit  quiesce.Hit
 	walk *unwind.Walk // nil if it was not walked
+	call int64        // the system call that it was in, or -1
 }
 
 // Blocker is a thread that stood in the way, with the evidence.
@@ -126,6 +127,9 @@ func (t *target) isSlot(pc uint64) bool {
 // way. unsure says that only a walk could tell, and that there is no walker yet.
 func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	r := &th.Regs
+	if g.check.Size(g.t.thread(th)) > bigStack {
+		return g.judgeBig(th)
+	}
 	hits, err := g.check.Check(g.t.thread(th), g.hits[:0])
 	if errors.Is(err, quiesce.ErrUnknownStack) {
 		// Threads may begin so fast that every try meets a new one: then
@@ -141,11 +145,13 @@ func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	if err != nil || len(hits) == 0 {
 		return nil, false, err
 	}
-	s = &suspect{tid: th.TID, hit: hits[0]}
+	s = &suspect{tid: th.TID, hit: hits[0], call: -1}
+	if r.InSyscall() {
+		s.call = int64(r.OrigRax)
+	}
 	if g.walker == nil {
 		return s, hits[0].Where != quiesce.AtPC, nil
 	}
-	const maxFrames = 4096
 	walk := g.walker.Walk(unwindRegs(r), maxFrames)
 	s.walk = &walk
 	if len(hits) == cap(g.hits) {
@@ -158,6 +164,33 @@ func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	s.hit = left[0]
 	return s, false, nil
 }
+
+// bigStack is how much of a stack is looked through before it is rather walked:
+// the mapping may be much larger than the stack, one that holds thousands of
+// coroutines say.
+const bigStack = 256 << 10
+
+// judgeBig is judge for a thread whose stack is in a large mapping. If it can be
+// walked, that says all; else it is looked through in the end.
+func (g *gate) judgeBig(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
+	if g.walker == nil {
+		any := quiesce.Hit{Range: &quiesce.Range{Name: "(not known before its stack is walked)"}, Addr: th.Regs.Rip, Where: quiesce.OnStack}
+		return &suspect{tid: th.TID, hit: any}, true, nil
+	}
+	walk := g.walker.Walk(unwindRegs(&th.Regs), maxFrames)
+	check := func() ([]quiesce.Hit, error) { return g.check.Check(g.t.thread(th), g.hits[:0]) }
+	if walk.Complete {
+		check = func() ([]quiesce.Hit, error) { return g.check.CheckWalked(g.t.thread(th), &walk, g.hits[:0]) }
+	}
+	hits, err := check()
+	if err != nil || len(hits) == 0 {
+		return nil, false, err
+	}
+	return &suspect{tid: th.TID, hit: hits[0], walk: &walk}, false, nil
+}
+
+// maxFrames is how many frames a walk has at the most.
+const maxFrames = 4096
 
 // thread is what quiesce needs to know of a stopped thread.
 func (t *target) thread(th *ptrace.Thread) quiesce.Thread {
@@ -187,7 +220,7 @@ func (g *gate) describe(suspects []suspect) []Blocker {
 			}
 			seen[s.tid] = b.Since
 			b.Thread, _ = g.t.proc.Comm(s.tid)
-			b.InCall = g.doing(s.tid)
+			b.InCall = g.doing(s)
 		}
 		if s.walk != nil {
 			g.walker.Describe(s.walk)
@@ -217,18 +250,15 @@ func chainOf(w *unwind.Walk) []Call {
 	return calls
 }
 
-// doing says what a thread is doing at this moment.
-func (g *gate) doing(tid int) string {
-	sys, err := g.t.proc.Syscall(tid)
-	switch {
-	case err != nil:
-		return ""
-	case sys.Running:
-		return "running"
-	case sys.Nr < 0:
+// doing says what a thread was doing when it was stopped.
+func (g *gate) doing(s *suspect) string {
+	if s.call >= 0 {
+		return fmt.Sprintf("in system call %d", s.call)
+	}
+	if sys, err := g.t.proc.Syscall(s.tid); err == nil && !sys.Running && sys.Nr < 0 {
 		return "blocked"
 	}
-	return fmt.Sprintf("in system call %d", sys.Nr)
+	return "running"
 }
 
 // advice says what would help against a blocker.

@@ -10,6 +10,7 @@ import (
 	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
 	"hotpatch/internal/procfs"
+	"hotpatch/trampoline"
 )
 
 // List reads the ledger of a process and compares it with memory. It attaches to
@@ -68,7 +69,7 @@ func (t *target) describe(s *ProcessState) error {
 		}
 		differences = append(differences, d)
 	}
-	s.Differences = differences
+	s.Differences = append(differences, t.damagedIslands(view)...)
 	for i := range view.Patches {
 		p := &view.Patches[i]
 		if p.State == ledger.Loading {
@@ -77,6 +78,26 @@ func (t *target) describe(s *ProcessState) error {
 		s.Patches = append(s.Patches, patchState(view, p, differing[p.ID]))
 	}
 	return nil
+}
+
+// damagedIslands compares the code of the slots that are given away.
+func (t *target) damagedIslands(l *ledger.Ledger) []Difference {
+	want := trampoline.IslandCode()
+	var out []Difference
+	for i := range l.Functions {
+		f := &l.Functions[i]
+		if f.Slot == 0 {
+			continue
+		}
+		live := make([]byte, trampoline.SlotSize)
+		if t.mem.ReadAt(live, f.Slot) != nil {
+			live = nil
+		}
+		if !bytes.Equal(live, want[:trampoline.SlotSize]) {
+			out = append(out, Difference{Address: Hex(f.Slot), Kind: "island", Function: elfsym.Demangle(f.Name), Mangled: f.Name, Module: f.Module, Want: want[:trampoline.SlotSize], Have: live})
+		}
+	}
+	return out
 }
 
 // inTransition reports whether a site that differs is one that an interrupted

@@ -3,6 +3,7 @@ package engine
 import (
 	"debug/elf"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
 	"hotpatch/internal/patchfile"
+	"hotpatch/internal/procfs"
 	"hotpatch/internal/quiesce"
 	"hotpatch/trampoline"
 )
@@ -94,8 +96,36 @@ type planner struct {
 	byAddr map[uint64]*Replacement
 }
 
-// plan decides everything that can be decided without touching the target.
+// plan decides everything that can be decided without touching the target. If a
+// library is closed while it is read, the plan is made anew.
 func (t *target) plan(patch *patchfile.Patch, o Options) (*Plan, error) {
+	const tries = 20
+	for try := 1; ; try++ {
+		p, err := t.planOnce(patch, o)
+		switch fault.CodeOf(err) {
+		case "memory-read", "damaged-elf", "not-mapped":
+			if try < 4 || try < tries && t.modulesChanged() {
+				continue
+			}
+		}
+		return p, err
+	}
+}
+
+// modulesChanged reports whether the executable mappings are no longer those that
+// the modules were found in.
+func (t *target) modulesChanged() bool {
+	maps, err := t.proc.Maps()
+	if err != nil || t.space == nil {
+		return false
+	}
+	code := func(maps []procfs.Map) []procfs.Map {
+		return slices.DeleteFunc(slices.Clone(maps), func(m procfs.Map) bool { return m.Perm&procfs.Exec == 0 || m.Inode == 0 })
+	}
+	return !slices.Equal(code(maps), code(t.space.Maps))
+}
+
+func (t *target) planOnce(patch *patchfile.Patch, o Options) (*Plan, error) {
 	p := &Plan{Patch: patch, Name: patch.Name, Version: patch.Version}
 	if o.Name != "" {
 		p.Name = o.Name
@@ -113,7 +143,7 @@ func (t *target) plan(patch *patchfile.Patch, o Options) (*Plan, error) {
 	}
 	for _, step := range []func() error{
 		pl.consistency, pl.pairExports, pl.pairRecords, pl.checkBases, pl.addThunks, pl.checkAliases,
-		pl.checkVersions, pl.checkSites, pl.findSlots, pl.judgeEntries, pl.findBodies, pl.bindRefs, pl.checkClones,
+		pl.checkVersions, pl.checkSites, pl.findSlots, pl.judgeEntries, pl.checkIntruders, pl.findBodies, pl.bindRefs, pl.checkClones,
 	} {
 		if err := step(); err != nil {
 			return nil, err

@@ -48,9 +48,13 @@ func Revert(ctx context.Context, req Request, names []string, all bool) (*Revert
 	_ = t.resolve(nil)
 	r := &reversion{t: t, req: &req, ids: ids}
 	if err := r.plan(); err != nil {
+		result.State = "refused"
 		return result, err
 	}
-	result.Sites = len(r.edits)
+	result.Sites = len(r.edits) - len(r.done)
+	if len(r.done) > 0 {
+		result.Notes = append(result.Notes, fmt.Sprintf("%d places were as before already: their module was unloaded since", len(r.done)))
+	}
 	if req.DryRun {
 		result.State = "would-revert"
 		return result, nil
@@ -144,6 +148,7 @@ type reversion struct {
 	ids   []uint64
 	after *ledger.Ledger
 	edits []ledger.Edit
+	done  []uint64 // addresses of edits that need no writing
 }
 
 // plan works out the edits and compares them with memory.
@@ -160,10 +165,15 @@ func (r *reversion) plan() error {
 	}
 	for _, e := range r.edits {
 		live := make([]byte, len(e.Old))
-		if err := r.t.mem.ReadAt(live, e.Addr); err != nil {
+		err := r.t.mem.ReadAt(live, e.Addr)
+		switch {
+		case err == nil && slices.Equal(live, e.Old):
+		case err == nil && slices.Equal(live, e.New), err != nil && !r.t.mapped(e.Addr):
+			// Its module was unloaded, and may have been loaded again.
+			r.done = append(r.done, e.Addr)
+		case err != nil:
 			return err
-		}
-		if !slices.Equal(live, e.Old) {
+		default:
 			return r.t.differs(e, live)
 		}
 	}
@@ -171,7 +181,9 @@ func (r *reversion) plan() error {
 }
 
 func (r *reversion) run(ctx context.Context, tr *ptrace.Tracer) (stats pauseStats, warning, err error) {
-	if err := r.hooks(tr, "before-revert", func(h ledger.Hooks) []uint64 { return h.BeforeRevert }); err != nil {
+	if r.req.NoHooks {
+		warning = errors.New("the hooks of the patches were not run")
+	} else if err := r.hooks(tr, "before-revert", func(h ledger.Hooks) []uint64 { return h.BeforeRevert }); err != nil {
 		return stats, nil, err
 	}
 	t := r.t
@@ -181,7 +193,8 @@ func (r *reversion) run(ctx context.Context, tr *ptrace.Tracer) (stats pauseStat
 		return stats, nil, err
 	}
 	c := t.pending(r.edits, r.req)
-	if r.req.Consistency == Stack {
+	c.edits = slices.DeleteFunc(slices.Clone(c.edits), func(e ledger.Edit) bool { return slices.Contains(r.done, e.Addr) })
+	if r.req.Consistency != AtEntry {
 		c.pc, c.stack = r.bodies(), r.bodies()
 	}
 	for _, e := range r.edits {
@@ -200,8 +213,11 @@ func (r *reversion) run(ctx context.Context, tr *ptrace.Tracer) (stats pauseStat
 	if err := t.save(r.after); err != nil {
 		return stats, fmt.Errorf("the patches are out, but the ledger could not be finished (the next command will): %w", err), nil
 	}
+	if r.req.NoHooks {
+		return stats, warning, nil
+	}
 	if err := r.hooks(tr, "after-revert", func(h ledger.Hooks) []uint64 { return h.AfterRevert }); err != nil {
-		return stats, fmt.Errorf("the patches are out, but an after-revert hook was not run to the end: %w", err), nil
+		return stats, fmt.Errorf("the patches are out, but: %w", err), nil
 	}
 	return stats, nil, nil
 }

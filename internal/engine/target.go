@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"hotpatch/elfsym"
 	"hotpatch/inject"
@@ -88,6 +89,15 @@ func (t *target) trace(f func(*ptrace.Tracer) error) error {
 		defer func() { t.tracer = nil }()
 		return f(tr)
 	})
+}
+
+// mapped reports whether anything is mapped at an address.
+func (t *target) mapped(addr uint64) bool {
+	maps, err := t.proc.Maps()
+	if err != nil {
+		return true // nothing is known
+	}
+	return slices.ContainsFunc(maps, func(m procfs.Map) bool { return m.Contains(addr) })
 }
 
 // resolve reads the modules, which is dear and not needed by every verb.
@@ -175,7 +185,13 @@ func (t *target) loader() (*inject.Loader, error) {
 			return nil, err
 		}
 	}
-	return inject.Prepare(t.proc, t.mem, t.space)
+	loader, err := inject.Prepare(t.proc, t.mem, t.space)
+	var b [1]byte
+	if err != nil && t.mem.ReadAt(b[:], t.space.Modules[0].Lo) != nil {
+		return nil, &fault.Error{Kind: fault.NoAccess, Code: "memory-gone", What: fmt.Sprintf("cannot work on process %d", t.proc.PID()), Where: t.program(),
+			Why: "it has ended or runs another program now"}
+	}
+	return loader, err
 }
 
 // unconfined refuses a process all of whose threads have a seccomp policy: what

@@ -2,6 +2,53 @@ package quiesce
 
 import "hotpatch/internal/unwind"
 
+// Size gives how many bytes of memory Check would look through on the stack that
+// a thread runs on: up to the end of the mapping, which may hold much more than
+// the stack.
+func (c *Checker) Size(t Thread) uint64 {
+	m, ok := c.mapping(t.SP)
+	if !ok {
+		return 0
+	}
+	if !t.Main && t.SP < t.FS && t.FS < m.End {
+		return t.FS - t.SP
+	}
+	return m.End - t.SP
+}
+
+// CheckWalked is Check for a thread whose stack was walked completely: its frames
+// are judged instead of the words of that stack. Precondition: w.Complete.
+func (c *Checker) CheckWalked(t Thread, w *unwind.Walk, hits []Hit) (_ []Hit, err error) {
+	hits = c.frames(w, c.checkPC(t, hits))
+	current, _ := c.mapping(t.SP)
+	home, ok := c.home(t)
+	if !ok || home.Start == current.Start || len(c.stack.ranges) == 0 {
+		return hits, nil
+	}
+	c.spans = append(c.spans[:0], span{home.Start, home.End})
+	for i := 0; i < len(c.spans); i++ {
+		if hits, err = c.scanRange(t, c.spans[i], hits); err != nil {
+			return hits, err
+		}
+	}
+	return hits, nil
+}
+
+// frames appends the frames of a walk that are in the way.
+func (c *Checker) frames(w *unwind.Walk, hits []Hit) []Hit {
+	for i := range w.Frames {
+		f := &w.Frames[i]
+		r := c.stack.find(f.PC)
+		if f.Exact {
+			r = c.pc.find(f.PC)
+		}
+		if r != nil && len(hits) < cap(hits) {
+			hits = append(hits, Hit{Range: r, Addr: f.PC, Where: OnStack, At: f.At})
+		}
+	}
+	return hits
+}
+
 // Clear leaves of a thread's hits those that a walk of its stack does not
 // disprove, and adds the frames that the walk itself shows to be in the way.
 // Only a complete walk disproves anything, and only for words between its frames:
@@ -19,15 +66,5 @@ func (c *Checker) Clear(hits []Hit, w *unwind.Walk) []Hit {
 	if len(kept) > 0 {
 		return kept
 	}
-	for i := range w.Frames {
-		f := &w.Frames[i]
-		r := c.stack.find(f.PC)
-		if f.Exact {
-			r = c.pc.find(f.PC)
-		}
-		if r != nil && len(kept) < cap(kept) {
-			kept = append(kept, Hit{Range: r, Addr: f.PC, Where: OnStack, At: f.At})
-		}
-	}
-	return kept
+	return c.frames(w, kept)
 }

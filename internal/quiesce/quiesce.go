@@ -13,8 +13,6 @@
 package quiesce
 
 import (
-	"encoding/binary"
-	"errors"
 	"sort"
 
 	"hotpatch/internal/procfs"
@@ -73,13 +71,15 @@ type Checker struct {
 	maps      []procfs.Map
 	mem       procfs.Memory
 	buf       []byte
+	spans     []span   // of the thread that is being looked at
+	frame     [24]byte // of a signal
 }
 
 // New prepares a check. pc are the ranges in which no thread may be; stack are
 // those to which no thread may return. maps are the mappings of the process, from before the
 // pause, in ascending order.
 func New(pc, stack []Range, maps []procfs.Map, mem procfs.Memory) *Checker {
-	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, mem: mem, buf: make([]byte, 64<<10)}
+	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, mem: mem, buf: make([]byte, 64<<10), spans: make([]span, 0, maxSpans)}
 }
 
 // index finds the range that has an address inside.
@@ -138,17 +138,24 @@ func (c *Checker) Check(t Thread, hits []Hit) ([]Hit, error) {
 		// never returns to user space (copy_thread, arch/x86/kernel/process.c).
 		return hits, nil
 	}
-	if r := c.pc.find(t.PC); r != nil {
-		hits = append(hits, Hit{Range: r, Addr: t.PC, Where: AtPC})
-	} else if t.InSyscall {
-		if r := c.pc.find(t.PC - 2); r != nil {
-			hits = append(hits, Hit{Range: r, Addr: t.PC - 2, Where: AtPC})
-		}
-	}
+	hits = c.checkPC(t, hits)
 	if len(c.stack.ranges) == 0 {
 		return hits, nil
 	}
 	return c.scan(t, hits)
+}
+
+// checkPC looks at where the thread is.
+func (c *Checker) checkPC(t Thread, hits []Hit) []Hit {
+	if r := c.pc.find(t.PC); r != nil {
+		return append(hits, Hit{Range: r, Addr: t.PC, Where: AtPC})
+	}
+	if t.InSyscall {
+		if r := c.pc.find(t.PC - 2); r != nil {
+			return append(hits, Hit{Range: r, Addr: t.PC - 2, Where: AtPC})
+		}
+	}
+	return hits
 }
 
 // At gives the range in which a thread at that address is, or nil.
@@ -156,90 +163,3 @@ func (c *Checker) At(addr uint64) *Range { return c.pc.find(addr) }
 
 // Inside gives the range that has an address inside as a return address, or nil.
 func (c *Checker) Inside(addr uint64) *Range { return c.stack.find(addr) }
-
-// scan looks through the thread's stack, from the stack pointer to the end of its
-// mapping. What is below the stack pointer (the red zone, x86-64 psABI 3.2.2)
-// holds no return address. A thread that runs on another stack than its own, in a
-// signal handler (sigaltstack(2)) or a coroutine, has one of its own too, all of
-// which counts: where its frames begin there is not known.
-func (c *Checker) scan(t Thread, hits []Hit) ([]Hit, error) {
-	start := t.SP &^ 7
-	current, known := c.mapping(start)
-	if !known {
-		return hits, ErrUnknownStack
-	}
-	hits, err := c.scanRange(start, current.End, hits)
-	if err != nil {
-		return hits, err
-	}
-	home, known := c.home(t)
-	if !known || home.Start == current.Start {
-		return hits, nil
-	}
-	return c.scanRange(home.Start, home.End, hits)
-}
-
-// Judged gives the ranges of memory on which Check has decided for a thread: its
-// own stack, all of it (what lies below the stack pointer is left over from
-// calls that have returned), and what it runs on if that is another one.
-func (c *Checker) Judged(t Thread, ranges [][2]uint64) [][2]uint64 {
-	if m, ok := c.home(t); ok {
-		ranges = append(ranges, [2]uint64{m.Start, m.End})
-	}
-	if m, ok := c.mapping(t.SP); ok {
-		ranges = append(ranges, [2]uint64{t.SP &^ 7, m.End})
-	}
-	return ranges
-}
-
-// ErrUnknownStack says that a stack was mapped after the mappings were read: that
-// of a thread that has just begun. Read them again and try again.
-var ErrUnknownStack = errors.New("a thread has begun on a stack that was not mapped before")
-
-// home finds the mapping of the thread's own stack: "[stack]" for the main
-// thread; for others the one that holds the thread control block, which both C
-// libraries put on top of the stack that they make.
-func (c *Checker) home(t Thread) (procfs.Map, bool) {
-	if !t.Main {
-		return c.mapping(t.FS)
-	}
-	for _, m := range c.maps {
-		if m.Path == "[stack]" {
-			return m, true
-		}
-	}
-	return procfs.Map{}, false
-}
-
-// mapping finds the mapping that holds an address. The main stack may have grown
-// downwards since maps were read.
-func (c *Checker) mapping(addr uint64) (procfs.Map, bool) {
-	i := sort.Search(len(c.maps), func(i int) bool { return c.maps[i].End > addr })
-	if i == len(c.maps) || c.maps[i].Start > addr && c.maps[i].Path != "[stack]" {
-		return procfs.Map{}, false
-	}
-	return c.maps[i], true
-}
-
-// scanRange compares every aligned word of [start, end) with the ranges.
-func (c *Checker) scanRange(start, end uint64, hits []Hit) ([]Hit, error) {
-	low, span := c.stack.low, c.stack.len
-	for at := start; at < end; {
-		n := min(uint64(len(c.buf)), end-at)
-		b := c.buf[:n]
-		if err := c.mem.ReadAt(b, at); err != nil {
-			return hits, err
-		}
-		for i := 0; i+8 <= len(b); i += 8 {
-			v := binary.LittleEndian.Uint64(b[i:])
-			if v-low >= span {
-				continue
-			}
-			if r := c.stack.find(v); r != nil && len(hits) < cap(hits) {
-				hits = append(hits, Hit{Range: r, Addr: v, Where: OnStack, At: at + uint64(i)})
-			}
-		}
-		at += n
-	}
-	return hits, nil
-}

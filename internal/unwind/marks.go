@@ -2,7 +2,6 @@ package unwind
 
 import (
 	"bytes"
-	"encoding/binary"
 
 	"hotpatch/elfsym"
 	"hotpatch/trampoline"
@@ -129,37 +128,3 @@ func entryReturns(im *elfsym.Image) []uint64 {
 		}
 	}
 }
-
-// callee gives the address that the call in front of a return address goes to:
-// for call rel32 and call *disp32(%rip), also through a stub of a procedure
-// linkage table, which is a jmp *disp32(%rip). ok is false for any other call.
-func (u *Unwinder) callee(ret uint64) (addr uint64, ok bool) {
-	var b [16]byte
-	if !u.mem.read(b[:6], ret-6) {
-		return 0, false
-	}
-	switch {
-	case b[0] == 0xff && b[1] == 0x15:
-		return u.mem.word(ret+disp32(b[2:]), 8)
-	case b[1] == 0xe8:
-		addr = ret + disp32(b[2:])
-	default:
-		return 0, false
-	}
-	if !u.mem.read(b[:11], addr) {
-		return addr, true
-	}
-	at := 0
-	if bytes.HasPrefix(b[:], []byte{0xf3, 0x0f, 0x1e, 0xfa}) { // endbr64
-		at = 4
-	}
-	if b[at] == 0xf2 { // bnd
-		at++
-	}
-	if b[at] == 0xff && b[at+1] == 0x25 && u.mem.read(b[:6], addr+uint64(at)) {
-		return u.mem.word(addr+uint64(at)+6+disp32(b[2:]), 8)
-	}
-	return addr, true
-}
-
-func disp32(b []byte) uint64 { return uint64(int64(int32(binary.LittleEndian.Uint32(b)))) }

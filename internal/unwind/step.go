@@ -38,22 +38,23 @@ type ending struct {
 
 // Reasons for which a walk ends.
 const (
-	whyNoModule   = "it is in no module that was prepared"
-	whyStale      = "its module is not mapped any more as it was"
-	whyNoTable    = "its module has no unwind information that can be used"
-	whyNoInfo     = "no unwind information covers it"
-	whyNoStack    = "its stack pointer is in no stack"
-	whyNoCFA      = "its unwind information does not say where its frame is"
-	whyCFAReg     = "its frame is relative to a register whose value is not known"
-	whyShrinks    = "its frame does not lie above the one that it called"
-	whyLeaves     = "its frame reaches beyond the end of the stack"
-	whyNoRA       = "its unwind information does not say where its return address is"
-	whyRAReg      = "its return address is in a register whose value is not known"
-	whyUnreadable = "its frame cannot be read"
-	whyRANoCode   = "its return address is not in executable memory"
-	whyRANoCall   = "no call instruction is in front of its return address"
-	whyDelivers   = "it is delivering an exception"
-	whySigContext = "the registers that the signal handler returns to cannot be read"
+	whyNoModule    = "it is in no module that was prepared"
+	whyStale       = "its module is not mapped any more as it was"
+	whyNoTable     = "its module has no unwind information that can be used"
+	whyNoInfo      = "no unwind information covers it"
+	whyNoStack     = "its stack pointer is in no stack"
+	whyNoCFA       = "its unwind information does not say where its frame is"
+	whyCFAReg      = "its frame is relative to a register whose value is not known"
+	whyShrinks     = "its frame does not lie above the one that it called"
+	whyLeaves      = "its frame reaches beyond the end of the stack"
+	whyNoRA        = "its unwind information does not say where its return address is"
+	whyRAReg       = "its return address is in a register whose value is not known"
+	whyUnreadable  = "its frame cannot be read"
+	whyRANoCode    = "its return address is not in executable memory"
+	whyRANoCall    = "no call instruction is in front of its return address"
+	whyDelivers    = "it is delivering an exception"
+	whyContradicts = "its unwind information contradicts its instructions"
+	whySigContext  = "the registers that the signal handler returns to cannot be read"
 )
 
 // step finds the caller of a frame. It completes the frame: its module, its end,
@@ -159,16 +160,11 @@ func (u *Unwinder) byCFI(s *state, f *Frame, c *code, t *table, d *fde, vaddr ui
 	if signal {
 		return u.interrupted(f, next, cfa)
 	}
-	if u.m.ehReturn {
-		// A function that delivers exceptions (_Unwind_Resume and others of
-		// libgcc) ends by writing the registers of the frame that catches over
-		// those that it saved itself, its return address included. From then on
-		// its frame is not what its unwind information says; before that, it
-		// returns to where it was called.
-		to, ok := u.callee(next.reg[regRA])
-		if v := c.module.Vaddr(to); !ok || v < d.lo || v >= d.hi {
-			return fail(whyDelivers)
-		}
+	if f.Exact && u.contradicts(s, &next) {
+		return fail(whyContradicts)
+	}
+	if u.m.ehReturn && u.delivers(f.PC, c.module.Addr(d.lo), c.module.Addr(d.hi)) {
+		return fail(whyDelivers)
 	}
 	return u.returns(s, f, next, raAt)
 }

@@ -119,7 +119,7 @@ type Unwinder struct {
 	codes  []*code // prepared modules, in ascending order of addresses
 	m      machine
 	e      evaluator
-	steps  int
+	raises [8]raise // a cache
 }
 
 // code is the unwind information of one module.
@@ -206,6 +206,7 @@ func (u *Unwinder) prepare(m *elfsym.Module) (*code, *fault.Error) {
 // prepared and are not mapped any more as they were count as unknown.
 func (u *Unwinder) SetMaps(maps []procfs.Map) {
 	u.layout.maps = maps
+	u.raises = [8]raise{}
 	for _, c := range u.codes {
 		c.stale = !u.layout.stillThere(c.module)
 	}

@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sort"
+
+	"hotpatch/elfsym"
+	"hotpatch/internal/fault"
+	"hotpatch/trampoline"
+)
+
+// checkIntruders looks for branches from other functions into the bytes that are
+// to be overwritten: hand-written code enters a neighbour behind its first
+// instruction, as some of the variants of memcpy in glibc do. Every place in the
+// module's code is looked at where the bytes can be a direct branch there.
+func (pl *planner) checkIntruders() error {
+	byModule := make(map[*elfsym.Module][]*Replacement)
+	for _, r := range pl.p.Replacements {
+		if r.HasEntry {
+			byModule[r.Module] = append(byModule[r.Module], r)
+		}
+	}
+	for m, list := range byModule {
+		sort.Slice(list, func(i, j int) bool { return list[i].Jump.Overwritten.Start < list[j].Jump.Overwritten.Start })
+		if err := pl.intrudersInto(m, list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (pl *planner) intrudersInto(m *elfsym.Module, list []*Replacement) error {
+	if m.Image == nil {
+		return nil
+	}
+	low, high := list[0].Jump.Overwritten.Start, list[len(list)-1].Jump.Overwritten.End
+	into := func(target uint64) *Replacement {
+		if target <= low || target >= high {
+			return nil
+		}
+		i := sort.Search(len(list), func(i int) bool { return list[i].Jump.Overwritten.Start >= target })
+		if i > 0 && list[i-1].Jump.Overwritten.Interior(target) {
+			return list[i-1]
+		}
+		return nil
+	}
+	for _, seg := range m.Image.Segments() {
+		if seg.Type != elf.PT_LOAD || seg.Flags&elf.PF_X == 0 {
+			continue
+		}
+		code := make([]byte, seg.Filesz)
+		base := m.Addr(seg.Vaddr)
+		if err := pl.read(code, base); err != nil {
+			return err
+		}
+		hit := func(at uint64, size int, r *Replacement, target uint64) {
+			if at < r.Old+r.Size && at >= r.Old || pl.notAnInstruction(at, size) {
+				return // Judge has looked at the function itself
+			}
+			pl.intruder(r, at, target)
+		}
+		for i := 0; i+5 <= len(code); i++ {
+			size := 0
+			switch b := code[i]; {
+			case b == 0xe8 || b == 0xe9: // call, jmp rel32
+				size = 5
+			case b == 0x0f && code[i+1]&0xf0 == 0x80 && i+6 <= len(code): // jcc rel32
+				size = 6
+			default:
+				continue
+			}
+			at := base + uint64(i)
+			target := at + uint64(size) + uint64(int64(int32(binary.LittleEndian.Uint32(code[i+size-4:]))))
+			if r := into(target); r != nil {
+				hit(at, size, r, target)
+			}
+		}
+		for _, r := range list {
+			// Short branches reach 127 bytes.
+			from := max(int64(r.Jump.Site)-int64(base)-130, 0)
+			to := min(int64(r.Jump.Overwritten.End)-int64(base)+130, int64(len(code))-1)
+			for i := from; i < to; i++ {
+				if b := code[i]; b != 0xeb && b&0xf0 != 0x70 && b&0xfc != 0xe0 {
+					continue
+				}
+				at := base + uint64(i)
+				target := at + 2 + uint64(int64(int8(code[i+1])))
+				if r.Jump.Overwritten.Interior(target) {
+					hit(at, 2, r, target)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// notAnInstruction reports whether no instruction of the function around begins
+// at an address: then the bytes there only look like a branch.
+func (pl *planner) notAnInstruction(at uint64, size int) bool {
+	f, _, ok := pl.t.space.FuncAt(at)
+	if !ok {
+		return false
+	}
+	end, _, _, err := pl.t.space.Extent(f)
+	if err != nil || end <= at || end-f.Addr > 1<<20 {
+		return false
+	}
+	code := make([]byte, end-f.Addr)
+	if pl.read(code, f.Addr) != nil {
+		return false
+	}
+	for pc := f.Addr; pc < at; {
+		in, err := trampoline.Decode(code[pc-f.Addr:], pc)
+		if err != nil {
+			return false
+		}
+		if pc = in.Next(); pc > at {
+			return true
+		}
+	}
+	in, err := trampoline.Decode(code[at-f.Addr:], at)
+	return err == nil && in.Len != size
+}
+
+// intruder refuses a function that another one enters behind its entry; a virtual
+// one can still be reached through its slots.
+func (pl *planner) intruder(r *Replacement, at, target uint64) {
+	e := &fault.Error{Kind: fault.Unfit, Code: "branch-into-prologue", What: "cannot replace " + r.Name(), Where: fmt.Sprintf("%s, %#x", r.Module.Name, r.Old),
+		Why:  fmt.Sprintf("the code at %s branches to %#x, inside the %d bytes that would be overwritten", pl.t.place(at), target, r.Jump.Overwritten.Len()),
+		Hint: "the function has a second entry; replace the functions that call it instead"}
+	if pl.o.Method == Auto && len(r.Slots) > 0 {
+		r.HasEntry = false
+		r.Notes = append(r.Notes, "only virtual calls are replaced: "+e.Error())
+		return
+	}
+	if !slices.ContainsFunc(pl.refused, func(f *fault.Error) bool { return f.What == e.What && f.Code == e.Code }) {
+		pl.refuse(e)
+	}
+}
