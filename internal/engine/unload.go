@@ -216,10 +216,8 @@ func (s *search) scan(addr uint64, b []byte) uint64 {
 		if !s.inside(v) {
 			continue
 		}
-		// The entry of the library in the table behind _dl_find_object (glibc
-		// 2.35): its first address, its last one, its handle, its unwind table.
 		const entry = 32
-		if v == s.lo && i+entry <= len(b) && binary.LittleEndian.Uint64(b[i+16:]) == s.handle {
+		if v == s.lo && i+entry <= len(b) && s.loadersEntry(b[i:]) {
 			i += entry - 8
 			continue
 		}
@@ -228,4 +226,15 @@ func (s *search) scan(addr uint64, b []byte) uint64 {
 		}
 	}
 	return 0
+}
+
+// loadersEntry reports whether the words, of which the first is the address of the
+// library's ELF header, are an entry in the table behind _dl_find_object (glibc
+// 2.35): the first and the last address of a library, its handle, and its unwind
+// table. In the entry of one that was closed, and lay at the same place, the second
+// is the first, and there is no handle.
+func (s *search) loadersEntry(b []byte) bool {
+	word := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
+	const most = 1 << 31 // the size of a library
+	return word(2) == s.handle || word(1) == s.lo && word(2) == 0 && word(3)-s.lo < most
 }
