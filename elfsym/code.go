@@ -348,3 +348,34 @@ func (s *Space) Parts(sym Symbol) ([]Symbol, error) {
 	}
 	return list, nil
 }
+
+// Named reports whether all functions of a module can be expected to have a
+// symbol: it has a full symbol table, of its own or in its debug file.
+func (s *Space) Named(m *Module) (bool, error) {
+	c, err := s.codeOf(m)
+	return err == nil && m.hasAllSymbols(c), err
+}
+
+// Unnamed gives the range of code around an address that .eh_frame knows and that
+// no function symbol begins: in a stripped module, a static function, or a piece
+// that the compiler moved out of one.
+func (s *Space) Unnamed(addr uint64) (start, end uint64, ok bool) {
+	m := s.ModuleAt(addr)
+	if m == nil {
+		return 0, 0, false
+	}
+	c, err := s.codeOf(m)
+	if err != nil {
+		return 0, 0, false
+	}
+	v := m.Vaddr(addr)
+	for i := c.after(v) - 1; i >= 0 && c.maxEnd[i] > v; i-- {
+		sp := c.spans[i]
+		if sp.what != spanFrame || v < sp.start || v >= sp.end {
+			continue
+		}
+		named := slices.ContainsFunc(c.at(sp.start), func(o span) bool { return o.what == spanFunc })
+		return m.Addr(sp.start), m.Addr(sp.end), !named
+	}
+	return 0, 0, false
+}

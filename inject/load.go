@@ -258,9 +258,9 @@ func (a *Agent) deliver(name string, data []byte, serial uint64) (*delivered, st
 	link, fd := int64(res[0]), int64(res[1])
 	if fd < 0 {
 		return nil, "", &fault.Error{
-			Kind: fault.NoAccess, Code: "no-memfd", What: "cannot deliver the patch library",
+			Kind: fault.Failed, Code: "no-memfd", What: "cannot deliver the patch library",
 			Where: fmt.Sprintf("process %d", l.proc.PID()), Why: "memfd_create gives " + unix.Errno(-fd).Error(),
-			Hint: "the process may have no file descriptor or memory left",
+			Hint: "the process may have no file descriptor (RLIMIT_NOFILE) or memory left",
 		}
 	}
 	d := &delivered{fd: uint64(fd)}

@@ -69,6 +69,8 @@ type Thread struct {
 	signal  int  // a signal to be given back at the resume
 	gone    bool
 	dirty   bool // Regs differ from the thread's
+
+	seenBy *World // that stops it, and has shown it to its visitor
 }
 
 // Seize attaches to a thread without stopping it. Errors: ErrGone; a
@@ -453,10 +455,14 @@ type World struct {
 // the error is ErrTimeout, with the thread named. The next attempt takes it up
 // again; until then see Tend.
 //
+// visit, if it is not nil, is called once with each thread, when it has stopped:
+// while others have not yet, so what it does costs less than afterwards. An error
+// that it gives ends the attempt. Threads may end afterwards, by a SIGKILL.
+//
 // Until Resume, the garbage collector is off and the calling thread has
 // real-time priority if it may have it: a resumed thread must not take the
 // processor from the one that has others to resume.
-func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
+func (t *Tracer) StopAll(limit time.Duration, visit func(*Thread) error) (*World, error) {
 	if _, err := t.SeizeAll(); err != nil {
 		t.DetachAll()
 		return nil, err
@@ -475,7 +481,12 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 			}
 		}
 		for _, th := range t.threads {
-			switch err := th.Wait(); {
+			err := th.Wait()
+			if err == nil && visit != nil && th.seenBy != w {
+				th.seenBy = w
+				err = visit(th)
+			}
+			switch {
 			case err == nil, errors.Is(err, ErrGone):
 			case errors.Is(err, ErrTimeout):
 				w.Resume()

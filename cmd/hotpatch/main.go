@@ -183,6 +183,10 @@ func unknownCommand(root *cobra.Command, name string) error {
 func (a *app) start(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		a.started = true
+		// With fewer, no process can be looked at, and the Go runtime may give up.
+		if err := engine.NeedDescriptors(8); err != nil {
+			return err
+		}
 		return f(cmd, args)
 	}
 }

@@ -142,8 +142,9 @@ func (a *application) run(ctx context.Context) (stats pauseStats, warning, err e
 		return stats, nil, errors.Join(err, a.takeBack())
 	}
 	// Nothing calls the new code yet. The agent ends before the pause: it is
-	// a thread of the target like any other.
-	if err := a.agent.Close(); err != nil {
+	// a thread of the target like any other. The C library gives its stack to the
+	// next thread, which must not find there what the loader has left.
+	if err := errors.Join(a.agent.CleanStack(a.tr), a.agent.Close()); err != nil {
 		return stats, nil, err
 	}
 	stats, err = a.t.commit(ctx, a.tr, c)

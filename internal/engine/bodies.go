@@ -8,6 +8,7 @@ import (
 	"hotpatch/internal/fault"
 	"hotpatch/internal/patchfile"
 	"hotpatch/internal/quiesce"
+	"hotpatch/trampoline"
 )
 
 // Consistency says at which instants a patch may go in.
@@ -99,6 +100,11 @@ func (t *target) body(sym elfsym.Symbol, name string) ([]quiesce.Range, error) {
 		// A part is entered by a jump, at its first byte or any other.
 		ranges = append(ranges, quiesce.Range{Start: p.Addr - 1, End: end, Name: name, Body: true})
 	}
+	pieces, err := t.pieces(sym, end, name)
+	if err != nil {
+		return nil, err
+	}
+	ranges = append(ranges, pieces...)
 	coroutine, err := t.space.Coroutine(sym)
 	if err != nil {
 		return nil, err
@@ -112,4 +118,46 @@ func (t *target) body(sym elfsym.Symbol, name string) ([]quiesce.Range, error) {
 		ranges = append(ranges, quiesce.Range{Start: c.Addr - 1, End: end, Name: name, Body: true})
 	}
 	return ranges, nil
+}
+
+// pieces finds what belongs to a function of a stripped module without a symbol
+// that says so: code that it, or another piece, jumps to, and that no symbol
+// begins. That can also be a static function that it ends in a jump to; then
+// more is kept quiet than need be.
+func (t *target) pieces(sym elfsym.Symbol, end uint64, name string) ([]quiesce.Range, error) {
+	named, err := t.space.Named(sym.Module)
+	if err != nil || named {
+		return nil, err
+	}
+	const most = 64
+	var out []quiesce.Range
+	todo := []trampoline.Range{{Start: sym.Addr, End: end}}
+	known := map[uint64]bool{sym.Addr: true}
+	for len(todo) > 0 && len(out) < most {
+		r := todo[0]
+		todo = todo[1:]
+		code := make([]byte, r.Len())
+		if err := t.readOriginal(code, r.Start); err != nil {
+			return nil, err
+		}
+		for pc := r.Start; pc < r.End; {
+			in, err := trampoline.Decode(code[pc-r.Start:], pc)
+			if err != nil {
+				break // Judge has refused what it cannot decode; a piece may end in data
+			}
+			pc = in.Next()
+			jumps := in.Flow == trampoline.Jump || in.Flow == trampoline.CondJump
+			if !jumps || !in.HasTarget || in.Target >= sym.Addr && in.Target < end {
+				continue
+			}
+			lo, hi, ok := t.space.Unnamed(in.Target)
+			if !ok || known[lo] {
+				continue
+			}
+			known[lo] = true
+			out = append(out, quiesce.Range{Start: lo - 1, End: hi, Name: name, Body: true})
+			todo = append(todo, trampoline.Range{Start: lo, End: hi})
+		}
+	}
+	return out, nil
 }

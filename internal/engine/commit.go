@@ -117,7 +117,14 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	if c.maxPause > 0 {
 		limit = min(limit, c.maxPause)
 	}
-	world, err := tr.StopAll(limit)
+	world, err := tr.StopAll(limit, func(th *ptrace.Thread) error {
+		s, need, err := g.judge(th)
+		if err == nil && s != nil && len(suspects) < maxBlockers {
+			suspects = append(suspects, *s)
+			unsure = unsure || need
+		}
+		return err
+	})
 	if limit == c.maxPause && errors.Is(err, ptrace.ErrTimeout) {
 		return nil, false, t.tooLong(c.maxPause)
 	}
@@ -138,18 +145,8 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 		return nil
 	}
 
-	for _, th := range world.Threads {
-		s, need, err := g.judge(th)
-		if err != nil {
-			return nil, false, err
-		}
-		if s != nil && len(suspects) < maxBlockers {
-			suspects = append(suspects, *s)
-			unsure = unsure || need
-		}
-		if err := over(); err != nil {
-			return nil, false, err
-		}
+	if err := over(); err != nil {
+		return nil, false, err
 	}
 	if g.words != nil && len(suspects) == 0 {
 		hit, err := g.words.find(world, over)

@@ -116,6 +116,9 @@ func (pl *planner) pair(o offer, found []elfsym.Symbol) error {
 		if err := pl.add(s, o); err != nil {
 			return err
 		}
+		if r := pl.byAddr[s.Addr]; r != nil && s.Bind == elf.STB_LOCAL && !strings.HasPrefix(o.name, "_Z") {
+			r.Notes = append(r.Notes, "it is static there ("+s.String()+"); only the name tells that the patch means it")
+		}
 	}
 	return nil
 }

@@ -238,14 +238,16 @@ func (pl *planner) function(r *Replacement) (trampoline.Function, error) {
 	return f, nil
 }
 
-// read reads memory of the target as it was before any patch.
-func (pl *planner) read(b []byte, addr uint64) error {
-	if err := pl.t.mem.ReadAt(b, addr); err != nil {
+func (pl *planner) read(b []byte, addr uint64) error { return pl.t.readOriginal(b, addr) }
+
+// readOriginal reads memory of the target as it was before any patch.
+func (t *target) readOriginal(b []byte, addr uint64) error {
+	if err := t.mem.ReadAt(b, addr); err != nil {
 		return err
 	}
 	end := addr + uint64(len(b))
-	for i := range pl.t.ledger.Sites {
-		s := &pl.t.ledger.Sites[i]
+	for i := range t.ledger.Sites {
+		s := &t.ledger.Sites[i]
 		for j, v := range s.Original {
 			if at := s.Addr + uint64(j); at >= addr && at < end {
 				b[at-addr] = v

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"hotpatch/elfsym"
 	"hotpatch/inject"
 	"hotpatch/internal/fault"
@@ -185,6 +187,10 @@ func (t *target) loader() (*inject.Loader, error) {
 			return nil, err
 		}
 	}
+	// Nothing must end half way for lack of them; the modules may be read again.
+	if err := NeedDescriptors(16 + len(t.space.Modules)); err != nil {
+		return nil, err
+	}
 	loader, err := inject.Prepare(t.proc, t.mem, t.space)
 	var b [1]byte
 	if err != nil && t.mem.ReadAt(b[:], t.space.Modules[0].Lo) != nil {
@@ -192,6 +198,20 @@ func (t *target) loader() (*inject.Loader, error) {
 			Why: "it has ended or runs another program now"}
 	}
 	return loader, err
+}
+
+// NeedDescriptors is fault "no-descriptors" unless this process may open n more
+// files.
+func NeedDescriptors(n int) error {
+	for range n {
+		fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &fault.Error{Kind: fault.Failed, Code: "no-descriptors", What: "cannot begin", Err: err,
+				Why: fmt.Sprintf("hotpatch itself may open fewer than %d more files", n), Hint: "raise its limit (ulimit -n)"}
+		}
+		defer unix.Close(fd)
+	}
+	return nil
 }
 
 // unconfined refuses a process all of whose threads have a seccomp policy: what

@@ -36,7 +36,8 @@ func (t *target) unload(tr *ptrace.Tracer, id uint64, limit time.Duration) (why 
 		s.skip = append(s.skip, [2]uint64{lo, hi})
 	}
 	s.skip = append(s.skip, [2]uint64{p.Lo, p.Hi})
-	s.skip = append(s.skip, t.loadersOwn(p.Handle)...)
+	own := t.loadersOwn(p.Handle)
+	s.skip = append(s.skip, own...)
 	if err := t.cleanAgents(tr, loader); err != nil {
 		return "", err
 	}
@@ -53,6 +54,9 @@ func (t *target) unload(tr *ptrace.Tracer, id uint64, limit time.Duration) (why 
 	}
 	if !unmapped {
 		return "the loader keeps it although it was closed", nil
+	}
+	if err := s.scrub(tr, own); err != nil {
+		return "", err
 	}
 	return "", t.forget(id)
 }
@@ -152,7 +156,7 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 		return "", err
 	}
 	defer p.close()
-	world, err := tr.StopAll(stopLimit)
+	world, err := tr.StopAll(stopLimit, nil)
 	if err != nil {
 		return "", err
 	}
@@ -202,6 +206,35 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 		}
 	}
 	return "", nil
+}
+
+// scrub clears what still points into the library, which is unmapped now, in the
+// memory in which the loader has described it: freed memory keeps its content, and
+// the next library may be mapped at the same place.
+func (s *search) scrub(tr *ptrace.Tracer, own [][2]uint64) error {
+	world, err := tr.StopAll(stopLimit, nil)
+	if errors.Is(err, ptrace.ErrTimeout) {
+		return nil // the next unload may find such a word, and say so
+	}
+	if err != nil {
+		return err
+	}
+	defer world.Resume()
+	for _, r := range own {
+		b := make([]byte, (r[1]-r[0])&^7)
+		if s.t.mem.ReadAt(b, r[0]) != nil {
+			continue // the allocator has given it back
+		}
+		for i := 0; i+8 <= len(b); i += 8 {
+			if !s.inside(binary.LittleEndian.Uint64(b[i:])) {
+				continue
+			}
+			if err := s.t.mem.WriteAt(make([]byte, 8), r[0]+uint64(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 var errTooLong = errors.New("takes too long")

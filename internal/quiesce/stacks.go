@@ -145,13 +145,26 @@ func (c *Checker) scanRange(t Thread, s span, hits []Hit) ([]Hit, error) {
 			return hits, err
 		}
 		for i := 0; i+8 <= len(b); i += 8 {
-			v := binary.LittleEndian.Uint64(b[i:])
-			if v-low >= reach {
-				if v&selectors == userCode {
-					if err := c.follow(t, at+uint64(i)); err != nil {
-						return hits, err
-					}
+			// Nearly all words are nothing: four at once.
+			for rest := b[i:]; len(rest) >= 32; rest = rest[32:] {
+				v0, v1 := binary.LittleEndian.Uint64(rest), binary.LittleEndian.Uint64(rest[8:])
+				v2, v3 := binary.LittleEndian.Uint64(rest[16:]), binary.LittleEndian.Uint64(rest[24:])
+				if v0-low < reach || v1-low < reach || v2-low < reach || v3-low < reach ||
+					v0&selectors == userCode || v1&selectors == userCode || v2&selectors == userCode || v3&selectors == userCode {
+					break
 				}
+				i += 32
+			}
+			if i+8 > len(b) {
+				break
+			}
+			v := binary.LittleEndian.Uint64(b[i:])
+			if v&selectors == userCode {
+				if err := c.follow(t, at+uint64(i)); err != nil {
+					return hits, err
+				}
+			}
+			if v-low >= reach {
 				continue
 			}
 			if r := c.stack.find(v); r != nil && len(hits) < cap(hits) {
