@@ -524,12 +524,14 @@ func (w *World) Resume() time.Duration {
 	return pause
 }
 
-// alarm makes waits of this thread give up after d.
+// alarm makes waits of this thread give up after d. stop returns when no alarm
+// can come any more: one that came later would find no handler.
 func (t *Tracer) alarm(d time.Duration) (stop func()) {
 	pid, tid := os.Getpid(), unix.Gettid()
 	t.interruptAt = time.Now().Add(d)
-	done := make(chan struct{})
+	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(ended)
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		for {
@@ -545,6 +547,7 @@ func (t *Tracer) alarm(d time.Duration) (stop func()) {
 	}()
 	return func() {
 		close(done)
+		<-ended
 		t.interruptAt = time.Time{}
 	}
 }

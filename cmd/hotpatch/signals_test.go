@@ -52,7 +52,9 @@ func TestSignals(t *testing.T) {
 			select {
 			case <-ended:
 			case <-time.After(testtarget.Timeout):
-				t.Fatal("it goes on")
+				_ = cmd.Process.Signal(syscall.SIGQUIT) // says where it is
+				<-ended
+				t.Fatalf("it goes on\n%s", stderr.String())
 			}
 			if cmd.ProcessState.ExitCode() != 1 || stdout.Len() > 0 || !strings.Contains(stderr.String(), "hotpatch: "+test.name+": taking back") || !strings.Contains(stderr.String(), "[interrupted]") {
 				t.Errorf("%v\n%s%s", cmd.ProcessState, stdout.String(), stderr.String())

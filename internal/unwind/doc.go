@@ -16,6 +16,10 @@
 // but where a signal handler returns; a return address lies in executable
 // memory of a module and is preceded by a call instruction.
 //
+// Unwind information itself is not always true. Two cases were found by
+// executing programs instruction by instruction, and end a walk as incomplete for
+// the moments that they last: epilogue.go and exception.go describe them.
+//
 // What a complete walk says, it says of the stack that it walked. Words of
 // memory that belong to none of its frames (see Walk.Covers) are not explained
 // by it: the stacks of coroutines, or the thread's own stack while it runs on

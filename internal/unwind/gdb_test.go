@@ -143,9 +143,9 @@ func TestAgainstGDBThreads(t *testing.T) {
 			if n.samples < 65*rounds {
 				t.Errorf("only %d samples", n.samples)
 			}
-			// A thread can be at one of the few instructions of libc that have
-			// no unwind information.
-			if n.complete*100 < n.samples*98 {
+			// A thread can be at the instructions that deliver an exception, or
+			// at one of the few of libc that have no unwind information.
+			if n.complete*100 < n.samples*90 {
 				t.Errorf("only %d of %d walks are complete", n.complete, n.samples)
 			}
 		})

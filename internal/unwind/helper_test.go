@@ -1,9 +1,13 @@
 package unwind
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,7 +84,7 @@ func (x *target) walks(t testing.TB) map[int]Walk {
 	x.refresh(t)
 	list := map[int]Walk{}
 	err := ptrace.Run(x.proc, func(tr *ptrace.Tracer) error {
-		w, err := tr.StopAll(10 * time.Second)
+		w, err := tr.StopAll(10*time.Second, nil)
 		if err != nil {
 			return err
 		}
@@ -180,4 +184,60 @@ func resume(t testing.TB, p *procfs.Proc) {
 	if err := syscall.Kill(p.PID(), syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// openFile opens an ELF file if it is there.
+func openFile(name string) (*elfsym.Image, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return elfsym.NewImage(bytes.NewReader(b), int64(len(b)))
+}
+
+// withoutSections opens a copy of an ELF file that has no section headers, and
+// no segments of the given types.
+func withoutSections(t testing.TB, name string, types ...elf.ProgType) *elfsym.Image {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	le := binary.LittleEndian
+	le.PutUint64(b[40:], 0) // e_shoff
+	le.PutUint32(b[60:], 0) // e_shnum, e_shstrndx
+	for i := range uint64(le.Uint16(b[56:])) {
+		ph := b[le.Uint64(b[32:])+i*56:]
+		if slices.Contains(types, elf.ProgType(le.Uint32(ph))) {
+			le.PutUint32(ph, uint32(elf.PT_NULL))
+		}
+	}
+	im, err := elfsym.NewImage(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
+// damaged opens a copy of an ELF file whose .eh_frame begins with nonsense.
+func damaged(t testing.TB, name string) *elfsym.Image {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := elfsym.NewImage(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, ok := im.Section(".eh_frame")
+	if !ok {
+		t.Fatal("no .eh_frame")
+	}
+	binary.LittleEndian.PutUint32(b[s.Off:], 0x7fffffff)
+	im, err = elfsym.NewImage(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
 }

@@ -76,6 +76,14 @@ var sigcontextRegs = [numRegs]uint64{
 	regRDI: 104, regRSI: 112, regRBP: 120, regRBX: 128, regRDX: 136, regRAX: 144, regRCX: 152, regRSP: 160, regRA: 168,
 }
 
+// Offsets in the ucontext (struct ucontext of <asm/ucontext.h>), and the size of
+// it with the siginfo behind it, in bytes.
+const (
+	ucStack      = 16 // uc_stack.ss_sp
+	ucStackSize  = 32 // uc_stack.ss_size
+	sigframeSize = 304 + 128
+)
+
 // exits are ways to end a thread: what musl's clone does after the start
 // function has returned. It has no unwind information.
 var exits = [...][]byte{

@@ -88,7 +88,7 @@ func TestAgainstGDBPrograms(t *testing.T) {
 				total.frames += n.frames
 			}
 			t.Logf("%d samples, %d complete, %d frames", total.samples, total.complete, total.frames)
-			if total.samples == 0 || total.complete*100 < total.samples*95 {
+			if total.samples == 0 || total.complete*100 < total.samples*80 {
 				t.Errorf("only %d of %d walks are complete", total.complete, total.samples)
 			}
 		})

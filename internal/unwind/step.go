@@ -58,30 +58,28 @@ const (
 )
 
 // step finds the caller of a frame. It completes the frame: its module, its end,
-// and how the caller was found. Unless the walk ends it gives the registers of the caller and its frame.
+// and how the caller was found. Unless the walk ends it gives the registers of
+// the caller and its frame.
 func (u *Unwinder) step(s *state, f *Frame) (next state, caller Frame, end ending) {
 	f.How = Unknown
-	c := u.codeAt(f.Lookup())
-	if c != nil {
-		f.Module = c.module
+	fail := func(why string) (state, Frame, ending) { return next, caller, ending{why: why} }
+	k := u.lookup(f.Lookup())
+	if k.code != nil {
+		f.Module = k.code.module
 	}
 	if u.Stub != nil && f.Exact && u.Stub(f.PC) {
 		f.How = ByStub
 		return u.leaf(s, f)
 	}
 	switch {
-	case c == nil:
-		return next, caller, ending{why: whyNoModule}
-	case c.stale:
-		return next, caller, ending{why: whyStale}
-	}
-	vaddr := c.module.Vaddr(f.Lookup())
-	for _, t := range c.tables {
-		if d := t.find(vaddr); d != nil {
-			return u.byCFI(s, f, c, t, d, vaddr)
-		}
-	}
-	switch {
+	case k.code == nil:
+		return fail(whyNoModule)
+	case k.code.stale:
+		return fail(whyStale)
+	case k.why != "":
+		return fail(k.why)
+	case k.fde != nil:
+		return u.byCFI(s, f, k)
 	case u.sigreturn(f.PC, f.Exact):
 		f.How = BySigreturn
 		return u.sigframe(s, f)
@@ -89,16 +87,67 @@ func (u *Unwinder) step(s *state, f *Frame) (next state, caller Frame, end endin
 		f.How = ByExit
 		return next, caller, ending{complete: true}
 	}
-	for _, ret := range c.entries {
-		if !f.Exact && f.PC == c.module.Addr(ret) {
+	for _, ret := range k.code.entries {
+		if !f.Exact && f.PC == k.code.module.Addr(ret) {
 			f.How = ByEntry
 			return next, caller, ending{complete: true}
 		}
 	}
-	if len(c.tables) == 0 {
-		return next, caller, ending{why: whyNoTable}
+	if len(k.code.tables) == 0 {
+		return fail(whyNoTable)
 	}
-	return next, caller, ending{why: whyNoInfo}
+	return fail(whyNoInfo)
+}
+
+// known is what the tables say of one address. It is kept: threads wait in the
+// same places, and recursion returns to one.
+type known struct {
+	pc       uint64
+	code     *code // nil: no module
+	table    *table
+	fde      *fde // nil: no unwind information
+	why      string
+	how      How
+	ehReturn bool
+	row      row
+}
+
+// lookup gives what is known of the code at a runtime address.
+func (u *Unwinder) lookup(pc uint64) *known {
+	k := &u.known[pc%uint64(len(u.known))]
+	if k.pc == pc && k.code != nil {
+		return k
+	}
+	*k = known{pc: pc, code: u.codeAt(pc)}
+	if k.code == nil {
+		return k
+	}
+	vaddr := k.code.module.Vaddr(pc)
+	for _, t := range k.code.tables {
+		d := t.find(vaddr)
+		if d == nil {
+			continue
+		}
+		k.table, k.fde, k.why = t, d, u.m.find(t, d, vaddr)
+		k.row, k.ehReturn = u.m.row, u.m.ehReturn
+		switch {
+		case t.cies[d.cie].signal:
+			k.how = BySignal
+		case k.code.inPLT(vaddr):
+			k.how = ByPLT
+		case k.code.module.Kind == elfsym.VDSO:
+			k.how = ByVDSO
+		default:
+			k.how = ByCFI
+		}
+		break
+	}
+	if k.why == whyTooLong { // that is of this walk
+		pc, code := k.pc, k.code
+		*k = known{pc: pc, code: code, why: whyTooLong}
+		k.pc = 0
+	}
+	return k
 }
 
 // leaf unwinds code that has its return address on top of the stack.
@@ -110,30 +159,15 @@ func (u *Unwinder) leaf(s *state, f *Frame) (next state, caller Frame, end endin
 	}
 	next.put(regRA, ra)
 	next.put(regRSP, s.reg[regRSP]+8)
-	return u.returns(s, f, next, s.reg[regRSP])
+	return u.returns(f, next, s.reg[regRSP])
 }
 
 // byCFI unwinds by call frame information.
-func (u *Unwinder) byCFI(s *state, f *Frame, c *code, t *table, d *fde, vaddr uint64) (next state, caller Frame, end ending) {
+func (u *Unwinder) byCFI(s *state, f *Frame, k *known) (next state, caller Frame, end ending) {
 	fail := func(why string) (state, Frame, ending) { return next, caller, ending{why: why} }
-	if why := u.m.find(t, d, vaddr); why != "" {
-		return fail(why)
-	}
-	r := &u.m.row
-	signal := t.cies[d.cie].signal
-	switch {
-	case signal:
-		f.How = BySignal
-	case c.inPLT(vaddr):
-		f.How = ByPLT
-	case c.module.Kind == elfsym.VDSO:
-		f.How = ByVDSO
-	default:
-		f.How = ByCFI
-	}
-	outermost := r.regs[regRA].kind == ruleUndefined
-	cfa, why := u.cfa(s, t, r)
-	if outermost {
+	f.How = k.how
+	cfa, why := u.cfa(s, k.table, &k.row)
+	if k.row.regs[regRA].kind == ruleUndefined {
 		// Where the frame ends does not matter; a mark is a mark.
 		if why == "" && cfa > f.SP {
 			f.CFA = cfa
@@ -146,9 +180,9 @@ func (u *Unwinder) byCFI(s *state, f *Frame, c *code, t *table, d *fde, vaddr ui
 	}
 	var raAt uint64
 	for reg := range numRegs {
-		v, at, known, why := u.restore(s, t, &r.regs[reg], reg, cfa)
+		v, at, ok, why := u.restore(s, k.table, &k.row.regs[reg], reg, cfa)
 		switch {
-		case known:
+		case ok:
 			next.put(reg, v)
 		case reg == regRA || reg == regRSP:
 			return fail(why)
@@ -157,16 +191,16 @@ func (u *Unwinder) byCFI(s *state, f *Frame, c *code, t *table, d *fde, vaddr ui
 			raAt = at
 		}
 	}
-	if signal {
-		return u.interrupted(f, next, cfa)
+	if k.how == BySignal {
+		return u.interrupted(f, next)
 	}
 	if f.Exact && u.contradicts(s, &next) {
 		return fail(whyContradicts)
 	}
-	if u.m.ehReturn && u.delivers(f.PC, c.module.Addr(d.lo), c.module.Addr(d.hi)) {
+	if m := k.code.module; k.ehReturn && u.delivers(f.PC, m.Addr(k.fde.lo), m.Addr(k.fde.hi)) {
 		return fail(whyDelivers)
 	}
-	return u.returns(s, f, next, raAt)
+	return u.returns(f, next, raAt)
 }
 
 // cfa computes the canonical frame address.
@@ -229,28 +263,48 @@ func (u *Unwinder) sigframe(s *state, f *Frame) (next state, caller Frame, end e
 		}
 		next.put(reg, v)
 	}
-	return u.interrupted(f, next, s.reg[regRSP]+sigcontextRegs[regRA]+8)
+	return u.interrupted(f, next)
 }
 
 // interrupted makes the frame that a signal has interrupted. Its stack can be
-// another one than the handler's. frameEnd is the end of what is known to belong to the signal frame.
-func (u *Unwinder) interrupted(f *Frame, next state, frameEnd uint64) (state, Frame, ending) {
+// another one than the handler's: then the signal's frame ends with what is
+// known of it.
+func (u *Unwinder) interrupted(f *Frame, next state) (state, Frame, ending) {
 	sp := next.reg[regRSP]
 	if _, ok := u.layout.stackEnd(sp); !ok {
 		return next, Frame{}, ending{why: whyNoStack}
 	}
-	// On one stack everything up to the interrupted frame belongs to the signal
-	// frame: the kernel's record, and the red zone.
-	f.CFA = frameEnd
-	if end, ok := u.layout.stackEnd(f.SP); ok && f.SP < sp && sp <= end {
+	switch {
+	case !u.sigreturn(f.PC, f.Exact):
+		f.CFA = f.SP
+	case u.sameStack(f.SP, sp):
 		f.CFA = sp
+	default:
+		f.CFA = f.SP + sigframeSize
 	}
 	return next, Frame{PC: next.reg[regRA], Exact: true, Signal: true, SP: sp}, ending{}
 }
 
+// sameStack reports whether a signal handler with its ucontext at an address
+// runs on the stack of the frame that it interrupted, whose stack pointer is sp.
+// The ucontext tells where the alternative stack is (sigaltstack(2)); without one,
+// or outside of it, the kernel has put the signal's frame right below the
+// interrupted one.
+func (u *Unwinder) sameStack(ucontext, sp uint64) bool {
+	low, ok1 := u.mem.word(ucontext+ucStack, 8)
+	size, ok2 := u.mem.word(ucontext+ucStackSize, 8)
+	if !ok1 || !ok2 || sp <= ucontext {
+		return false
+	}
+	if end, ok := u.layout.stackEnd(ucontext); !ok || sp > end {
+		return false
+	}
+	return ucontext-low >= size || sp-low <= size
+}
+
 // returns makes the frame to which an ordinary one returns, if it is credible.
 // raAt is where the return address stood, 0 if it was in a register.
-func (u *Unwinder) returns(s *state, f *Frame, next state, raAt uint64) (state, Frame, ending) {
+func (u *Unwinder) returns(f *Frame, next state, raAt uint64) (state, Frame, ending) {
 	fail := func(why string) (state, Frame, ending) { return next, Frame{}, ending{why: why} }
 	sp, ra := next.reg[regRSP], next.reg[regRA]
 	end, ok := u.layout.stackEnd(f.SP)
@@ -263,10 +317,15 @@ func (u *Unwinder) returns(s *state, f *Frame, next state, raAt uint64) (state, 
 		return fail(whyLeaves)
 	case raAt != 0 && (raAt < f.SP || raAt+8 > sp):
 		return fail(whyShrinks)
-	case !u.layout.executable(ra - 1):
-		return fail(whyRANoCode)
-	case !u.calls(ra) && !u.sigreturn(ra, false):
-		return fail(whyRANoCall)
+	}
+	if checked := &u.returnable[ra%uint64(len(u.returnable))]; *checked != ra {
+		switch {
+		case !u.layout.executable(ra - 1):
+			return fail(whyRANoCode)
+		case !u.calls(ra) && !u.sigreturn(ra, false):
+			return fail(whyRANoCall)
+		}
+		*checked = ra
 	}
 	f.CFA = sp
 	return next, Frame{PC: ra, SP: sp, At: raAt}, ending{}

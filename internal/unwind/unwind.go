@@ -119,7 +119,11 @@ type Unwinder struct {
 	codes  []*code // prepared modules, in ascending order of addresses
 	m      machine
 	e      evaluator
-	raises [8]raise // a cache
+
+	// What was found out about code. It is kept until SetMaps.
+	known      [512]known
+	returnable [512]uint64 // return addresses that were checked
+	raises     [8]raise
 }
 
 // code is the unwind information of one module.
@@ -162,6 +166,7 @@ func (u *Unwinder) Prepare(modules ...*elfsym.Module) fault.List {
 		u.codes = append(u.codes, c)
 	}
 	slices.SortFunc(u.codes, func(a, b *code) int { return cmp.Compare(a.lo, b.lo) })
+	u.forget()
 	return list
 }
 
@@ -206,10 +211,17 @@ func (u *Unwinder) prepare(m *elfsym.Module) (*code, *fault.Error) {
 // prepared and are not mapped any more as they were count as unknown.
 func (u *Unwinder) SetMaps(maps []procfs.Map) {
 	u.layout.maps = maps
-	u.raises = [8]raise{}
+	u.forget()
 	for _, c := range u.codes {
 		c.stale = !u.layout.stillThere(c.module)
 	}
+}
+
+// forget drops what was found out about code.
+func (u *Unwinder) forget() {
+	clear(u.known[:])
+	clear(u.returnable[:])
+	clear(u.raises[:])
 }
 
 // stillThere reports whether all executable mappings of a module are as they
@@ -282,6 +294,9 @@ func (u *Unwinder) Walk(r Regs, limit int) Walk {
 	f := Frame{PC: r.RIP, Exact: true, SP: r.RSP}
 	for {
 		next, caller, end := u.step(&s, &f)
+		if end.why != "" {
+			f.How = Unknown
+		}
 		w.Frames = append(w.Frames, f)
 		if end.why != "" || end.complete {
 			w.Complete = end.complete
