@@ -476,8 +476,7 @@ func (t *Tracer) StopAll(limit time.Duration, visit func(*Thread) error) (*World
 	for {
 		for _, th := range t.threads {
 			if err := th.Interrupt(); err != nil && !errors.Is(err, ErrGone) {
-				w.Resume()
-				return nil, err
+				return w.giveUp(err)
 			}
 		}
 		for _, th := range t.threads {
@@ -489,19 +488,16 @@ func (t *Tracer) StopAll(limit time.Duration, visit func(*Thread) error) (*World
 			switch {
 			case err == nil, errors.Is(err, ErrGone):
 			case errors.Is(err, ErrTimeout):
-				w.Resume()
-				return nil, fmt.Errorf("thread %d: %w", th.TID, ErrTimeout)
+				return w.giveUp(fmt.Errorf("thread %d: %w", th.TID, ErrTimeout))
 			default:
-				w.Resume()
-				return nil, err
+				return w.giveUp(err)
 			}
 		}
 		// Threads that began meanwhile were begun by threads that were not
 		// stopped yet; a pass that finds none proves that all are stopped.
 		added, err := t.SeizeAll()
 		if err != nil {
-			w.Resume()
-			return nil, err
+			return w.giveUp(err)
 		}
 		if added == 0 {
 			break
@@ -511,6 +507,18 @@ func (t *Tracer) StopAll(limit time.Duration, visit func(*Thread) error) (*World
 		w.Threads = append(w.Threads, th)
 	}
 	return w, nil
+}
+
+// giveUp ends a StopAll that cannot be finished. Threads that were asked to stop
+// are waited for, until the alarm: nobody would let them go afterwards.
+func (w *World) giveUp(err error) (*World, error) {
+	for _, th := range w.tracer.threads {
+		if th.asked {
+			_ = th.Wait() // one that does not stop is left to Tend
+		}
+	}
+	w.Resume()
+	return nil, err
 }
 
 // Resume lets every thread go and gives the length of the pause.

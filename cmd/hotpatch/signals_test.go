@@ -76,11 +76,11 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// awaitSignals waits until a hotpatch is ready for signals: it ignores SIGTSTP
-// from then on.
+// awaitSignals waits until a hotpatch is ready for signals: it ignores those of
+// job control from then on.
 func awaitSignals(t *testing.T, pid int) {
 	t.Helper()
-	const bit = 1 << (syscall.SIGTSTP - 1)
+	const ignored = 1<<(syscall.SIGTSTP-1) | 1<<(syscall.SIGTTIN-1) | 1<<(syscall.SIGTTOU-1)
 	for deadline := time.Now().Add(testtarget.Timeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 		if err != nil {
@@ -88,13 +88,13 @@ func awaitSignals(t *testing.T, pid int) {
 		}
 		for line := range strings.Lines(string(status)) {
 			if mask, ok := strings.CutPrefix(line, "SigIgn:"); ok {
-				if m, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err == nil && m&bit != 0 {
+				if m, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err == nil && m&ignored == ignored {
 					return
 				}
 			}
 		}
 	}
-	t.Fatal("it never ignores SIGTSTP")
+	t.Fatal("it never ignores the signals of job control")
 }
 
 // What nohup made hotpatch ignore stays ignored: apply goes on until its timeout.

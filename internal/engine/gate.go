@@ -74,7 +74,7 @@ func (g *gate) ready() error {
 	if err != nil {
 		return err
 	}
-	g.check = quiesce.New(g.c.pc, g.c.stack, maps, stoppedMemory{g.t.proc.PID(), g.t.mem})
+	g.check = quiesce.New(g.c.pc, g.c.stack, maps, g.t.mem.Stopped())
 	if g.walker != nil {
 		g.walker.SetMaps(maps)
 	}

@@ -6,8 +6,6 @@ import (
 	"math/bits"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"hotpatch/internal/procfs"
 	"hotpatch/internal/quiesce"
 	"hotpatch/ptrace"
@@ -176,26 +174,4 @@ func skipped(skip [][2]uint64, addr uint64) bool {
 		}
 	}
 	return false
-}
-
-// stoppedMemory reads the memory of a process that is being stopped, in about two
-// thirds of the time that /proc/PID/mem takes (process_vm_readv(2) copies once).
-// It is the memory of the process's present program: what matters is that no other
-// one begins meanwhile, since the threads are stopped.
-type stoppedMemory struct {
-	pid int
-	mem *procfs.Mem
-}
-
-// ReadAt is procfs.Mem.ReadAt.
-func (m stoppedMemory) ReadAt(b []byte, addr uint64) error {
-	if len(b) == 0 {
-		return nil
-	}
-	local := [1]unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
-	remote := [1]unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
-	if n, err := unix.ProcessVMReadv(m.pid, local[:], remote[:], 0); err == nil && n == len(b) {
-		return nil
-	}
-	return m.mem.ReadAt(b, addr) // where that is not allowed, or the main thread has ended
 }

@@ -52,6 +52,25 @@ func (m *Mem) ReadAt(b []byte, addr uint64) error {
 	return nil
 }
 
+// Stopped gives a faster way to read the same memory while the process cannot
+// execve, for its threads are being stopped: process_vm_readv(2), which copies once.
+// It is the memory of the program that the process runs at that moment.
+func (m *Mem) Stopped() Memory { return stopped{m} }
+
+type stopped struct{ m *Mem }
+
+func (s stopped) ReadAt(b []byte, addr uint64) error {
+	if len(b) == 0 {
+		return nil
+	}
+	local := [1]unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
+	remote := [1]unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
+	if n, err := unix.ProcessVMReadv(s.m.pid, local[:], remote[:], 0); err == nil && n == len(b) {
+		return nil
+	}
+	return s.m.ReadAt(b, addr) // pages without permissions, or a main thread that has ended
+}
+
 // WriteAt writes b at addr, also to pages that are mapped read-only or
 // executable: the kernel makes a private copy of such a page and leaves its
 // permissions alone. Shared read-only mappings cannot be written. A short write
