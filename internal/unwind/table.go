@@ -44,12 +44,6 @@ type fde struct {
 	clash      bool   // another one describes part of the same code differently
 }
 
-// program gives the instructions of the CIE and of the FDE.
-func (t *table) program(f *fde) (common, own []byte) {
-	c := &t.cies[f.cie]
-	return t.data[c.start:c.end], t.data[f.start:f.end]
-}
-
 // find gives the FDE that describes the code at a link-time address.
 func (t *table) find(vaddr uint64) *fde {
 	lo, hi := 0, len(t.fdes)
