@@ -34,7 +34,8 @@ func TestSignals(t *testing.T) {
 			before := testtarget.TextSnapshot(t, p.PID())
 
 			var stdout, stderr bytes.Buffer
-			cmd := exec.Command(testtarget.Hotpatch(t), "apply", "--pid", pid, "--timeout", "1h", patch)
+			// Under nohup(1) SIGHUP is ignored, and hotpatch leaves it so.
+			cmd := exec.Command("env", "--default-signal=HUP", testtarget.Hotpatch(t), "apply", "--pid", pid, "--timeout", "1h", patch)
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

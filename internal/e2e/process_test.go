@@ -383,7 +383,7 @@ func TestDispositions(t *testing.T) {
 		return all
 	}
 	tortureCounts(t, p)
-	for deadline := time.Now().Add(testtarget.Timeout); tortureCounts(t, p)["dispositions"] == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(testtarget.Timeout); tortureCounts(t, p)["dispositions"] == 0 || tortureCounts(t, p)["signals_sent"] == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the program does not begin")
 		}

@@ -118,6 +118,9 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 		limit = min(limit, c.maxPause)
 	}
 	world, err := tr.StopAll(limit, func(th *ptrace.Thread) error {
+		if c.maxPause > 0 && g.stacks.until.IsZero() {
+			g.stacks.until = time.Now().Add(c.maxPause)
+		}
 		s, need, err := g.judge(th)
 		if err == nil && s != nil && len(suspects) < maxBlockers {
 			suspects = append(suspects, *s)
@@ -125,6 +128,7 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 		}
 		return err
 	})
+	g.stacks.until = time.Time{}
 	if limit == c.maxPause && errors.Is(err, ptrace.ErrTimeout) {
 		return nil, false, t.tooLong(c.maxPause)
 	}

@@ -19,6 +19,7 @@ type gate struct {
 	t      *target
 	c      change
 	memory bool // also look through memory for stacks that are nobody's current one
+	stacks limited
 
 	check     *quiesce.Checker
 	hits      []quiesce.Hit
@@ -65,7 +66,23 @@ type Call struct {
 const maxHits = 256
 
 func (t *target) newGate(c change) *gate {
-	return &gate{t: t, c: c, memory: c.memory, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time)}
+	return &gate{t: t, c: c, memory: c.memory, stacks: limited{Memory: t.mem.Stopped(), over: t.tooLong(c.maxPause)}, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time)}
+}
+
+// limited is the target's memory, until a pause has taken too long: a stack may lie
+// in a mapping of any size.
+type limited struct {
+	procfs.Memory
+	until time.Time // zero: no limit
+	over  error
+}
+
+// ReadAt reads memory.
+func (l *limited) ReadAt(b []byte, addr uint64) error {
+	if !l.until.IsZero() && time.Now().After(l.until) {
+		return l.over
+	}
+	return l.Memory.ReadAt(b, addr)
 }
 
 // ready prepares the next pause, while the target runs.
@@ -74,7 +91,7 @@ func (g *gate) ready() error {
 	if err != nil {
 		return err
 	}
-	g.check = quiesce.New(g.c.pc, g.c.stack, maps, g.t.mem.Stopped())
+	g.check = quiesce.New(g.c.pc, g.c.stack, maps, &g.stacks)
 	if g.walker != nil {
 		g.walker.SetMaps(maps)
 	}
