@@ -3,8 +3,10 @@ package ptrace
 import (
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,7 +35,7 @@ func TestStopAll(t *testing.T) {
 	for range 20 {
 		traced(t, proc, func(tr *Tracer) {
 			visited := make(map[int]int)
-			w, err := tr.StopAll(limit, func(th *Thread) error { visited[th.TID]++; return nil })
+			w, err := tr.StopAll(limit, Visitor{Judge: func(th *Thread) error { visited[th.TID]++; return nil }})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,6 +69,64 @@ func TestStopAll(t *testing.T) {
 	}
 }
 
+// TestClear: a thread is judged unless it was cleared, whoever comes to it first, with
+// the registers that it was stopped with; what was not cleared is always judged.
+func TestClear(t *testing.T) {
+	t.Parallel()
+	p, proc := victim(t)
+	var tids []int
+	for range 24 {
+		tids = append(tids, begin(t, p, "sleeps"))
+	}
+	guilty := tids[len(tids)/2]
+	tids, err := proc.Tasks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	helped, alone := 0, runtime.NumCPU() < 2
+	for round, began := 0, time.Now(); round < 50 || helped == 0 && !alone && time.Since(began) < limit; round++ {
+		traced(t, proc, func(tr *Tracer) {
+			var mu sync.Mutex
+			cleared, judged := make(map[int]Regs), make(map[int]int)
+			w, err := tr.StopAll(limit, Visitor{
+				Judge: func(th *Thread) error { judged[th.TID]++; return nil },
+				Clear: func(tid int, r *Regs) bool {
+					if tid == guilty {
+						return false
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					cleared[tid] = *r
+					return true
+				},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Resume()
+			mu.Lock()
+			defer mu.Unlock()
+			helped += len(cleared)
+			for _, th := range w.Threads {
+				r, ok := cleared[th.TID]
+				if n := judged[th.TID]; n > 1 || n == 0 && !ok {
+					t.Errorf("round %d: thread %d was judged %d times, cleared %v", round, th.TID, n, ok)
+				}
+				if ok && r != th.Regs {
+					t.Errorf("round %d: thread %d was cleared with other registers", round, th.TID)
+				}
+			}
+			if judged[guilty] != 1 || len(w.Threads) != len(tids) {
+				t.Errorf("round %d: the guilty one was judged %d times, and %d of %d threads are stopped", round, judged[guilty], len(w.Threads), len(tids))
+			}
+		})
+	}
+	if helped == 0 && !alone {
+		t.Error("nothing was ever cleared")
+	}
+	p.Healthy(t)
+}
+
 // TestVisitorEndsIt: an error of the visitor ends the stop, and all runs on.
 func TestVisitorEndsIt(t *testing.T) {
 	t.Parallel()
@@ -74,7 +134,7 @@ func TestVisitorEndsIt(t *testing.T) {
 	begin(t, p, "sleeps")
 	enough := errors.New("enough")
 	traced(t, proc, func(tr *Tracer) {
-		if w, err := tr.StopAll(limit, func(*Thread) error { return enough }); w != nil || !errors.Is(err, enough) {
+		if w, err := tr.StopAll(limit, Visitor{Judge: func(*Thread) error { return enough }}); w != nil || !errors.Is(err, enough) {
 			t.Errorf("it gives %v, %v", w, err)
 		}
 		p.Healthy(t)
@@ -187,7 +247,7 @@ func TestGroupStopped(t *testing.T) {
 	await(t, "all threads are stopped", stopped)
 	for range 10 {
 		traced(t, proc, func(tr *Tracer) {
-			w, err := tr.StopAll(limit, nil)
+			w, err := tr.StopAll(limit, Visitor{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -223,7 +283,7 @@ func TestTend(t *testing.T) {
 	await(t, "the thread waits for its child", func() bool { state, _ := stateOf(t, proc, tid); return state == 'D' })
 	again := func(tr *Tracer) {
 		t.Helper()
-		w, err := tr.StopAll(30*time.Millisecond, nil)
+		w, err := tr.StopAll(30*time.Millisecond, Visitor{})
 		if w != nil || !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), "thread ") {
 			t.Fatalf("it gives %v, %v; want ErrTimeout and a thread", w, err)
 		}
@@ -260,7 +320,7 @@ func TestTend(t *testing.T) {
 	traced(t, proc, func(tr *Tracer) {
 		again(tr)
 		ask(t, p, "release")
-		w, err := tr.StopAll(limit, nil)
+		w, err := tr.StopAll(limit, Visitor{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -71,6 +72,7 @@ type Thread struct {
 	dirty   bool // Regs differ from the thread's
 
 	seenBy *World // that stops it, and has shown it to its visitor
+	item   *item  // what that world's aide knows of it
 }
 
 // Seize attaches to a thread without stopping it. Errors: ErrGone; a
@@ -440,6 +442,18 @@ func (t *Tracer) Tend() {
 	}
 }
 
+// Visitor looks at the threads that StopAll has stopped.
+type Visitor struct {
+	// Judge is called on the tracer's thread, with each thread that Clear has not
+	// cleared.
+	Judge func(*Thread) error
+	// Clear may be nil. It reports whether Judge need not look at a thread, and is
+	// called on another processor, if there is one, for as many threads as it gets
+	// to while Judge looks at the others. The last call may go on after StopAll and
+	// Resume have returned, so it must use nothing that others change or close.
+	Clear func(tid int, r *Regs) bool
+}
+
 // World is a process all of whose threads are stopped.
 type World struct {
 	Threads []*Thread
@@ -447,6 +461,7 @@ type World struct {
 
 	tracer *Tracer
 	undo   func()
+	aide   *aide
 }
 
 // StopAll seizes and stops every thread. The pause begins with the first
@@ -455,35 +470,40 @@ type World struct {
 // the error is ErrTimeout, with the thread named. The next attempt takes it up
 // again; until then see Tend.
 //
-// visit, if it is not nil, is called once with each thread, when it has stopped:
-// while others have not yet, so what it does costs less than afterwards. An error
-// that it gives ends the attempt. Threads may end afterwards, by a SIGKILL.
+// Each stopped thread is judged once (see Visitor). An error of the judge ends the
+// attempt. Threads may end afterwards, by a SIGKILL.
 //
 // Until Resume, the garbage collector is off and the calling thread has
 // real-time priority if it may have it: a resumed thread must not take the
 // processor from the one that has others to resume.
-func (t *Tracer) StopAll(limit time.Duration, visit func(*Thread) error) (*World, error) {
+func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 	if _, err := t.SeizeAll(); err != nil {
 		t.DetachAll()
 		return nil, err
 	}
 	w := &World{tracer: t, Threads: make([]*Thread, 0, len(t.threads)+16)}
 	w.undo = raise()
+	if visit.Judge != nil {
+		w.aide = callAide(len(t.threads), visit.Clear)
+	}
 	stopAlarm := t.alarm(limit)
 	defer stopAlarm()
 
+	order := t.order(make([]*Thread, 0, len(t.threads)+16))
 	w.Began = time.Now()
 	for {
-		for _, th := range t.threads {
+		for _, th := range order {
 			if err := th.Interrupt(); err != nil && !errors.Is(err, ErrGone) {
 				return w.giveUp(err)
 			}
 		}
-		for _, th := range t.threads {
+		for _, th := range order {
 			err := th.Wait()
-			if err == nil && visit != nil && th.seenBy != w {
+			if err == nil && visit.Judge != nil && th.seenBy != w {
 				th.seenBy = w
-				err = visit(th)
+				if w.aide == nil || !w.aide.publish(th) {
+					th.item, err = nil, visit.Judge(th)
+				}
 			}
 			switch {
 			case err == nil, errors.Is(err, ErrGone):
@@ -502,11 +522,31 @@ func (t *Tracer) StopAll(limit time.Duration, visit func(*Thread) error) (*World
 		if added == 0 {
 			break
 		}
+		order = t.order(order[:0])
 	}
-	for _, th := range t.threads {
+	for _, th := range slices.Backward(order) { // the aide comes from the front
+		if th.gone {
+			continue
+		}
 		w.Threads = append(w.Threads, th)
+		if th.item != nil && !th.item.clears() {
+			if err := visit.Judge(th); err != nil {
+				return w.giveUp(err)
+			}
+		}
 	}
 	return w, nil
+}
+
+// order appends the seized threads to list, in the order of their numbers: threads
+// that are waited for in the order in which they were interrupted are waited for the
+// shortest time.
+func (t *Tracer) order(list []*Thread) []*Thread {
+	for _, th := range t.threads {
+		list = append(list, th)
+	}
+	slices.SortFunc(list, func(a, b *Thread) int { return a.TID - b.TID })
+	return list
 }
 
 // giveUp ends a StopAll that cannot be finished. Threads that were asked to stop
@@ -525,6 +565,10 @@ func (w *World) giveUp(err error) (*World, error) {
 func (w *World) Resume() time.Duration {
 	w.tracer.DetachAll()
 	pause := time.Since(w.Began)
+	if w.aide != nil {
+		w.aide.end()
+		w.aide = nil
+	}
 	if w.undo != nil {
 		w.undo()
 		w.undo = nil

@@ -85,7 +85,7 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 		b.Fatal(err)
 	}
 	defer proc.Close()
-	var visit func(*ptrace.Thread) error
+	var visit ptrace.Visitor
 	if check {
 		mem, err := proc.Mem(false)
 		if err != nil {
@@ -98,14 +98,17 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 		}
 		nowhere := []quiesce.Range{{Start: 0x6000_0000_0000, End: 0x6000_0000_1000, Name: "nowhere", Body: true}}
 		checker, hits := quiesce.New(nowhere, nowhere, maps, mem.Stopped()), make([]quiesce.Hit, 0, 16)
-		visit = func(th *ptrace.Thread) error {
-			r := &th.Regs
-			found, err := checker.Check(quiesce.Thread{TID: th.TID, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: th.TID == pid, InSyscall: r.InSyscall()}, hits)
+		checker.Warm(proc) // as before each pause of an apply
+		look := func(checker *quiesce.Checker, hits []quiesce.Hit, tid int, r *ptrace.Regs) error {
+			found, err := checker.Check(quiesce.Thread{TID: tid, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: tid == pid, InSyscall: r.InSyscall()}, hits)
 			if len(found) > 0 {
 				return fmt.Errorf("%d threads are nowhere", len(found))
 			}
 			return err
 		}
+		visit.Judge = func(th *ptrace.Thread) error { return look(checker, hits, th.TID, &th.Regs) }
+		second, more := checker.Another(mem.Quick()), make([]quiesce.Hit, 0, 16)
+		visit.Clear = func(tid int, r *ptrace.Regs) bool { return look(second, more, tid, r) == nil }
 	}
 	err = ptrace.Run(proc, func(tr *ptrace.Tracer) error {
 		world, err := tr.StopAll(10*time.Second, visit)

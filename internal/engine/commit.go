@@ -117,7 +117,7 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	if c.maxPause > 0 {
 		limit = min(limit, c.maxPause)
 	}
-	world, err := tr.StopAll(limit, func(th *ptrace.Thread) error {
+	world, err := tr.StopAll(limit, ptrace.Visitor{Clear: g.clearer(), Judge: func(th *ptrace.Thread) error {
 		if c.maxPause > 0 && g.stacks.until.IsZero() {
 			g.stacks.until = time.Now().Add(c.maxPause)
 		}
@@ -127,7 +127,7 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 			unsure = unsure || need
 		}
 		return err
-	})
+	}})
 	g.stacks.until = time.Time{}
 	if limit == c.maxPause && errors.Is(err, ptrace.ErrTimeout) {
 		return nil, false, t.tooLong(c.maxPause)

@@ -95,6 +95,7 @@ func (g *gate) ready() error {
 	if g.walker != nil {
 		g.walker.SetMaps(maps)
 	}
+	g.check.Warm(g.t.proc)
 	if !g.memory {
 		return nil
 	}
@@ -182,6 +183,21 @@ func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	return s, false, nil
 }
 
+// clearer gives what tells, on another processor, which threads are surely not in the
+// way.
+func (g *gate) clearer() func(int, *ptrace.Regs) bool {
+	check, pid := g.check.Another(g.t.mem.Quick()), g.t.proc.PID()
+	hits := make([]quiesce.Hit, 0, 1)
+	return func(tid int, r *ptrace.Regs) bool {
+		th := threadOf(tid, pid, r)
+		if check.Size(th) > bigStack {
+			return false
+		}
+		found, err := check.Check(th, hits)
+		return err == nil && len(found) == 0
+	}
+}
+
 // bigStack is how much of a stack is looked through before it is rather walked:
 // the mapping may be much larger than the stack, one that holds thousands of
 // coroutines say.
@@ -211,8 +227,11 @@ const maxFrames = 4096
 
 // thread is what quiesce needs to know of a stopped thread.
 func (t *target) thread(th *ptrace.Thread) quiesce.Thread {
-	r := &th.Regs
-	return quiesce.Thread{TID: th.TID, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: th.TID == t.proc.PID(), InSyscall: r.InSyscall()}
+	return threadOf(th.TID, t.proc.PID(), &th.Regs)
+}
+
+func threadOf(tid, pid int, r *ptrace.Regs) quiesce.Thread {
+	return quiesce.Thread{TID: tid, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: tid == pid, InSyscall: r.InSyscall()}
 }
 
 func unwindRegs(r *ptrace.Regs) unwind.Regs {

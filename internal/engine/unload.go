@@ -156,7 +156,7 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 		return "", err
 	}
 	defer p.close()
-	world, err := tr.StopAll(stopLimit, nil)
+	world, err := tr.StopAll(stopLimit, ptrace.Visitor{})
 	if err != nil {
 		return "", err
 	}
@@ -212,7 +212,7 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 // memory in which the loader has described it: freed memory keeps its content, and
 // the next library may be mapped at the same place.
 func (s *search) scrub(tr *ptrace.Tracer, own [][2]uint64) error {
-	world, err := tr.StopAll(stopLimit, nil)
+	world, err := tr.StopAll(stopLimit, ptrace.Visitor{})
 	if errors.Is(err, ptrace.ErrTimeout) {
 		return nil // the next unload may find such a word, and say so
 	}

@@ -69,6 +69,7 @@ type Thread struct {
 type Checker struct {
 	pc, stack index
 	maps      []procfs.Map
+	last      int // of maps: where the last address was found
 	mem       procfs.Memory
 	buf       []byte
 	spans     []span   // of the thread that is being looked at
@@ -80,6 +81,11 @@ type Checker struct {
 // pause, in ascending order.
 func New(pc, stack []Range, maps []procfs.Map, mem procfs.Memory) *Checker {
 	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, mem: mem, buf: make([]byte, 64<<10), spans: make([]span, 0, maxSpans)}
+}
+
+// Another gives a checker of the same with a memory of its own, for another goroutine.
+func (c *Checker) Another(mem procfs.Memory) *Checker {
+	return &Checker{pc: c.pc, stack: c.stack, maps: c.maps, mem: mem, buf: make([]byte, len(c.buf)), spans: make([]span, 0, maxSpans)}
 }
 
 // index finds the range that has an address inside.

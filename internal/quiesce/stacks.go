@@ -30,10 +30,16 @@ func (c *Checker) home(t Thread) (procfs.Map, bool) {
 // mapping finds the mapping that holds an address. The main stack may have grown
 // downwards since maps were read.
 func (c *Checker) mapping(addr uint64) (procfs.Map, bool) {
+	if c.last < len(c.maps) { // a thread's stack pointer and control block are near each other
+		if m := &c.maps[c.last]; m.Start <= addr && addr < m.End {
+			return *m, true
+		}
+	}
 	i := sort.Search(len(c.maps), func(i int) bool { return c.maps[i].End > addr })
 	if i == len(c.maps) || c.maps[i].Start > addr && c.maps[i].Path != "[stack]" {
 		return procfs.Map{}, false
 	}
+	c.last = i
 	return c.maps[i], true
 }
 
@@ -145,18 +151,10 @@ func (c *Checker) scanRange(t Thread, s span, hits []Hit) ([]Hit, error) {
 			return hits, err
 		}
 		for i := 0; i+8 <= len(b); i += 8 {
-			// Nearly all words are nothing: four at once.
-			for rest := b[i:]; len(rest) >= 32; rest = rest[32:] {
-				v0, v1 := binary.LittleEndian.Uint64(rest), binary.LittleEndian.Uint64(rest[8:])
-				v2, v3 := binary.LittleEndian.Uint64(rest[16:]), binary.LittleEndian.Uint64(rest[24:])
-				if v0-low < reach || v1-low < reach || v2-low < reach || v3-low < reach ||
-					v0&selectors == userCode || v1&selectors == userCode || v2&selectors == userCode || v3&selectors == userCode {
+			if i%64 == 0 { // nearly all words are nothing
+				if i += skip(b[i:], low, reach); i+8 > len(b) {
 					break
 				}
-				i += 32
-			}
-			if i+8 > len(b) {
-				break
 			}
 			v := binary.LittleEndian.Uint64(b[i:])
 			if v&selectors == userCode {
