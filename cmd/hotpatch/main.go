@@ -116,8 +116,9 @@ func asksForJSON(args []string) bool {
 
 const rootLong = `Replace functions in C and C++ processes while they run, from outside: without
 a restart, a preload or special compiler flags. The process gets the whole patch
-at one instant, or keeps running exactly as before. Killing hotpatch at any
-moment does not harm the process.
+while it is stopped for an instant, or keeps running exactly as before. It goes on
+if hotpatch is killed, at any moment; what was begun then, the next hotpatch command
+on the process completes or takes back.
 
 A patch is a shared object with the new functions under their old names.`
 
