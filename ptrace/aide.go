@@ -10,16 +10,19 @@ import (
 
 // aide looks at stopped threads on another processor, while the tracer is still
 // waiting for others: only the tracer may ask for registers, but anybody may read
-// memory. It has the lowest priority of all (SCHED_IDLE, sched(7)), so that a thread
-// which has yet to stop never waits for it, and the tracer never waits for it either:
-// what the aide has not finished when it is needed, the tracer does itself. It spins,
-// so that its processor does not sleep.
+// memory. At first it has the lowest priority of all (SCHED_IDLE, sched(7)), so that a
+// thread which has yet to stop never waits for it; it spins, so that its processor does
+// not sleep. When all have stopped it is raised almost to the tracer's own. The tracer
+// never waits for it: what it has not finished when it is needed, the tracer does
+// itself.
 type aide struct {
 	clear   func(tid int, r *Regs) bool
 	items   []item
 	ready   atomic.Int32 // items that may be looked at
-	here    atomic.Bool  // it runs
+	done    atomic.Int32 // items that need no more looking at
+	tid     atomic.Int32 // of the aide, when it runs
 	dismiss atomic.Bool
+	raised  bool // the tracer's own: it has raised the aide
 }
 
 // item is what the aide knows of a stopped thread: copies, for it may still be looking
@@ -41,14 +44,16 @@ const (
 const waitForAide = time.Millisecond
 
 // callAide starts an aide for up to n threads, or gives nil if there is no second
-// processor.
+// processor. Precondition: this process may change priorities. Without that right the
+// aide could be left for long with a processor of the Go scheduler's that it got no
+// time to give back.
 func callAide(n int, clear func(int, *Regs) bool) *aide {
 	if clear == nil || runtime.NumCPU() < 2 || runtime.GOMAXPROCS(0) < 2 {
 		return nil
 	}
 	a := &aide{clear: clear, items: make([]item, n)}
 	go a.run()
-	for end := time.Now().Add(waitForAide); !a.here.Load() && time.Now().Before(end); {
+	for end := time.Now().Add(waitForAide); a.tid.Load() == 0 && time.Now().Before(end); {
 		time.Sleep(20 * time.Microsecond)
 	}
 	return a
@@ -58,19 +63,19 @@ func callAide(n int, clear func(int, *Regs) bool) *aide {
 // with it: the priority must not reach another goroutine.
 func (a *aide) run() {
 	runtime.LockOSThread()
-	if errno := setScheduler(scheduler{policy: unix.SCHED_IDLE}); errno != 0 {
+	if errno := setScheduler(0, scheduler{policy: unix.SCHED_IDLE}); errno != 0 {
 		return
 	}
-	a.here.Store(true)
-	for i := int32(0); int(i) < len(a.items); i++ {
-		for a.ready.Load() <= i && !a.dismiss.Load() {
-		}
-		if a.dismiss.Load() {
-			return
+	a.tid.Store(int32(unix.Gettid()))
+	for i := int32(0); !a.dismiss.Load(); {
+		if a.ready.Load() == i {
+			continue
 		}
 		if it := &a.items[i]; it.state.CompareAndSwap(untaken, taken) && a.clear(it.tid, &it.regs) {
 			it.state.Store(cleared)
 		}
+		i++
+		a.done.Store(i)
 	}
 }
 
@@ -94,6 +99,33 @@ func (it *item) clears() bool {
 	return !it.state.CompareAndSwap(untaken, taken) && it.state.Load() == cleared
 }
 
-// end sends the aide away. On a busy machine it may be a while before the aide gets to
-// know.
-func (a *aide) end() { a.dismiss.Store(true) }
+// catchUp raises the aide if it is behind: nothing is left to stop, and it may have been
+// kept from working by anything else that runs.
+func (a *aide) catchUp() {
+	if a.done.Load() < a.ready.Load() {
+		a.raise()
+	}
+}
+
+// raise raises the aide. Precondition: it is not dismissed yet, so its thread exists.
+func (a *aide) raise() {
+	if tid := a.tid.Load(); tid != 0 {
+		_ = setScheduler(int(tid), scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority - 1})
+		a.raised = true
+	}
+}
+
+// judged says that all are judged. A raised aide goes: resumed threads need its processor.
+func (a *aide) judged() {
+	if a.raised {
+		a.dismiss.Store(true)
+	}
+}
+
+// end sends the aide away, which may still be looking at one thread.
+func (a *aide) end() {
+	if !a.dismiss.Load() {
+		a.raise() // or it might not learn of it for long
+		a.dismiss.Store(true)
+	}
+}

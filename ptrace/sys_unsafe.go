@@ -2,6 +2,7 @@ package ptrace
 
 import (
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -41,16 +42,73 @@ func getRseq(tid int, c *rseqConfiguration) syscall.Errno {
 	return errno
 }
 
-// wait waits for one thread; block says whether it may block. It is not a raw
-// system call: the Go scheduler may need the processor meanwhile.
+// wait waits for one thread; block says whether it may block. The Go scheduler is not
+// told: it would give this thread's processor to others, and this thread would have to
+// wait for one before it could let the target go on.
 func wait(tid int, status *int32, block bool) (int, syscall.Errno) {
 	options := uintptr(unix.WALL)
 	if !block {
-		r, _, errno := unix.RawSyscall6(unix.SYS_WAIT4, uintptr(tid), uintptr(unsafe.Pointer(status)), options|unix.WNOHANG, 0, 0, 0)
-		return int(r), errno
+		options |= unix.WNOHANG
 	}
-	r, _, errno := unix.Syscall6(unix.SYS_WAIT4, uintptr(tid), uintptr(unsafe.Pointer(status)), options, 0, 0, 0)
+	r, _, errno := unix.RawSyscall6(unix.SYS_WAIT4, uintptr(tid), uintptr(unsafe.Pointer(status)), options, 0, 0, 0)
 	return int(r), errno
+}
+
+// sigevent is struct sigevent of <asm-generic/siginfo.h> for SIGEV_THREAD_ID.
+type sigevent struct {
+	value  uint64
+	signo  int32
+	notify int32
+	tid    int32
+	_      [11]int32
+}
+
+const sigevThreadID = 4
+
+// createTimer makes a timer that sends a signal to one thread of this process.
+func createTimer(tid, signal int32) (id int32, errno syscall.Errno) {
+	e := sigevent{signo: signal, notify: sigevThreadID, tid: tid}
+	_, _, errno = unix.RawSyscall(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&e)), uintptr(unsafe.Pointer(&id)))
+	return id, errno
+}
+
+// setTimer makes a timer ring after a time, and then again and again.
+func setTimer(id int32, first, then time.Duration) syscall.Errno {
+	spec := [2]unix.Timespec{unix.NsecToTimespec(int64(then)), unix.NsecToTimespec(int64(first))}
+	_, _, errno := unix.RawSyscall6(unix.SYS_TIMER_SETTIME, uintptr(id), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
+	return errno
+}
+
+func deleteTimer(id int32) { _, _, _ = unix.RawSyscall(unix.SYS_TIMER_DELETE, uintptr(id), 0, 0) }
+
+// iovecs are the arguments of one transfer, kept so that it allocates nothing.
+type iovecs struct {
+	local  unix.Iovec
+	remote unix.RemoteIovec
+}
+
+// processRead reads memory of another process with process_vm_readv(2) and gives the
+// number of bytes, or less than 0. Precondition: b is not empty.
+func processRead(pid int, v *iovecs, b []byte, addr uint64) int {
+	v.local = unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	v.remote = unix.RemoteIovec{Base: uintptr(addr), Len: len(b)}
+	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(pid), uintptr(unsafe.Pointer(&v.local)), 1, uintptr(unsafe.Pointer(&v.remote)), 1, 0)
+	if errno != 0 {
+		return -1
+	}
+	return int(n)
+}
+
+// preadRaw is pread(2). Precondition: b is not empty.
+func preadRaw(fd int, b []byte, off uint64) (int, syscall.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(off), 0, 0)
+	return int(n), errno
+}
+
+// pwriteRaw is pwrite(2). Precondition: b is not empty.
+func pwriteRaw(fd int, b []byte, off uint64) (int, syscall.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_PWRITE64, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(off), 0, 0)
+	return int(n), errno
 }
 
 // kernelSigaction is struct sigaction as rt_sigaction(2) takes it on x86-64.
@@ -61,17 +119,27 @@ type kernelSigaction struct {
 	mask     uint64
 }
 
-// saRestart is SA_RESTART of <asm/signal.h>.
-const saRestart = 0x10000000
+// Flags of <asm/signal.h>.
+const (
+	saRestart   = 0x10000000
+	saNoCldStop = 0x00000001
+)
 
 // interruptible makes a caught signal interrupt system calls instead of
 // restarting them, leaving the handler that the Go runtime installed.
-func interruptible(sig syscall.Signal) syscall.Errno {
+func interruptible(sig syscall.Signal) syscall.Errno { return setFlags(sig, 0, saRestart) }
+
+// quietStops makes the kernel send no SIGCHLD for each thread that stops, see
+// sigaction(2), SA_NOCLDSTOP: the Go runtime would wake a thread for each of them.
+func quietStops() syscall.Errno { return setFlags(syscall.SIGCHLD, saNoCldStop, 0) }
+
+// setFlags changes the flags of a signal's disposition, and nothing else of it.
+func setFlags(sig syscall.Signal, set, clear uint64) syscall.Errno {
 	var a kernelSigaction
 	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&a)), 8, 0, 0); errno != 0 {
 		return errno
 	}
-	a.flags &^= saRestart
+	a.flags = a.flags&^clear | set
 	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&a)), 0, 8, 0, 0)
 	return errno
 }
@@ -82,6 +150,7 @@ type scheduler struct {
 	priority int32
 }
 
+// getScheduler reads those of the calling thread.
 func getScheduler() (scheduler, syscall.Errno) {
 	var s scheduler
 	r, _, errno := unix.RawSyscall(unix.SYS_SCHED_GETSCHEDULER, 0, 0, 0)
@@ -93,8 +162,9 @@ func getScheduler() (scheduler, syscall.Errno) {
 	return s, errno
 }
 
-func setScheduler(s scheduler) syscall.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETSCHEDULER, 0, uintptr(s.policy), uintptr(unsafe.Pointer(&s.priority)))
+// setScheduler changes those of a thread; 0 is the calling one.
+func setScheduler(tid int, s scheduler) syscall.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETSCHEDULER, uintptr(tid), uintptr(s.policy), uintptr(unsafe.Pointer(&s.priority)))
 	return errno
 }
 

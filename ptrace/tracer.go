@@ -34,10 +34,6 @@ type Tracer struct {
 	alarms      chan os.Signal
 }
 
-// alarmSignal interrupts a wait that has reached its deadline. It is sent to
-// the locked thread only, by this process only.
-const alarmSignal = syscall.Signal(60)
-
 // Run calls f with a Tracer for the process on one locked OS thread, and
 // detaches every thread that is still seized when f returns or panics.
 func Run(p *procfs.Proc, f func(*Tracer) error) error {
@@ -48,6 +44,9 @@ func Run(p *procfs.Proc, f func(*Tracer) error) error {
 	defer signal.Stop(t.alarms)
 	if errno := interruptible(alarmSignal); errno != 0 {
 		return fmt.Errorf("prepare the alarm signal: %w", errno)
+	}
+	if errno := quietStops(); errno != 0 {
+		return fmt.Errorf("keep stops quiet: %w", errno)
 	}
 	defer t.DetachAll()
 	return f(t)
@@ -187,7 +186,11 @@ func (th *Thread) end() {
 // Stop interrupts a seized thread and waits until it has stopped, limit at most.
 // Errors: ErrGone, ErrTimeout.
 func (t *Tracer) Stop(th *Thread, limit time.Duration) error {
-	defer t.alarm(limit)()
+	stop, err := t.alarm(limit)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	if err := th.Interrupt(); err != nil {
 		return err
 	}
@@ -354,7 +357,11 @@ func (th *Thread) NextSyscall(limit time.Duration) error {
 		}
 		th.stopped, th.signal = false, 0
 	}
-	defer th.tracer.alarm(limit)()
+	stop, err := th.tracer.alarm(limit)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	return th.Wait()
 }
 
@@ -482,12 +489,17 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		return nil, err
 	}
 	w := &World{tracer: t, Threads: make([]*Thread, 0, len(t.threads)+16)}
-	w.undo = raise()
-	if visit.Judge != nil {
+	stopAlarm, err := t.alarm(limit)
+	if err != nil {
+		t.DetachAll()
+		return nil, err
+	}
+	defer stopAlarm()
+	raised, undo := raise()
+	w.undo = undo
+	if raised && visit.Judge != nil {
 		w.aide = callAide(len(t.threads), visit.Clear)
 	}
-	stopAlarm := t.alarm(limit)
-	defer stopAlarm()
 
 	order := t.order(make([]*Thread, 0, len(t.threads)+16))
 	w.Began = time.Now()
@@ -524,6 +536,9 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		}
 		order = t.order(order[:0])
 	}
+	if w.aide != nil {
+		w.aide.catchUp()
+	}
 	for _, th := range slices.Backward(order) { // the aide comes from the front
 		if th.gone {
 			continue
@@ -534,6 +549,9 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 				return w.giveUp(err)
 			}
 		}
+	}
+	if w.aide != nil {
+		w.aide.judged()
 	}
 	return w, nil
 }
@@ -576,44 +594,19 @@ func (w *World) Resume() time.Duration {
 	return pause
 }
 
-// alarm makes waits of this thread give up after d. stop returns when no alarm
-// can come any more: one that came later would find no handler.
-func (t *Tracer) alarm(d time.Duration) (stop func()) {
-	pid, tid := os.Getpid(), unix.Gettid()
-	t.interruptAt = time.Now().Add(d)
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-timer.C:
-				// The wait may not have begun: ring until it has ended.
-				_ = unix.Tgkill(pid, tid, alarmSignal)
-				timer.Reset(time.Millisecond)
-			}
-		}
-	}()
-	return func() {
-		close(done)
-		<-ended
-		t.interruptAt = time.Time{}
-	}
-}
+// priority is the real-time priority of the pause.
+const priority = 50
 
 // raise puts the calling thread above ordinary ones and stops the garbage
 // collector; the result undoes both. Without the right to a real-time priority
 // the pause is longer on a busy machine, and nothing else changes.
-func raise() (undo func()) {
+func raise() (raised bool, undo func()) {
 	gc := debug.SetGCPercent(-1)
 	before, errno := getScheduler()
-	raised := errno == 0 && setScheduler(scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: 50}) == 0
-	return func() {
+	raised = errno == 0 && setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) == 0
+	return raised, func() {
 		if raised {
-			_ = setScheduler(before)
+			_ = setScheduler(0, before)
 		}
 		debug.SetGCPercent(gc)
 	}

@@ -97,7 +97,7 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 			b.Fatal(err)
 		}
 		nowhere := []quiesce.Range{{Start: 0x6000_0000_0000, End: 0x6000_0000_1000, Name: "nowhere", Body: true}}
-		checker, hits := quiesce.New(nowhere, nowhere, maps, mem.Stopped()), make([]quiesce.Hit, 0, 16)
+		checker, hits := quiesce.New(nowhere, nowhere, maps, ptrace.Paused(pid, mem)), make([]quiesce.Hit, 0, 16)
 		checker.Warm(proc) // as before each pause of an apply
 		look := func(checker *quiesce.Checker, hits []quiesce.Hit, tid int, r *ptrace.Regs) error {
 			found, err := checker.Check(quiesce.Thread{TID: tid, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: tid == pid, InSyscall: r.InSyscall()}, hits)
@@ -107,7 +107,7 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 			return err
 		}
 		visit.Judge = func(th *ptrace.Thread) error { return look(checker, hits, th.TID, &th.Regs) }
-		second, more := checker.Another(mem.Quick()), make([]quiesce.Hit, 0, 16)
+		second, more := checker.Another(ptrace.Alone(pid)), make([]quiesce.Hit, 0, 16)
 		visit.Clear = func(tid int, r *ptrace.Regs) bool { return look(second, more, tid, r) == nil }
 	}
 	err = ptrace.Run(proc, func(tr *ptrace.Tracer) error {

@@ -110,7 +110,7 @@ const maxBlockers = 16
 // parses, opens a file, or waits for anything but the threads.
 func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []suspect, unsure bool, err error) {
 	c := &g.c
-	buf := make([]byte, ledger.MaxSite)
+	mem, buf := ptrace.Paused(t.proc.PID(), t.mem), make([]byte, ledger.MaxSite)
 	suspects = make([]suspect, 0, maxBlockers)
 
 	limit := stopLimit
@@ -166,14 +166,14 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	}
 	for _, e := range c.edits {
 		live := buf[:len(e.Old)]
-		if err := t.mem.ReadAt(live, e.Addr); err != nil {
+		if err := mem.ReadAt(live, e.Addr); err != nil {
 			return nil, false, err
 		}
 		if !bytes.Equal(live, e.Old) {
 			return nil, false, t.differs(e, bytes.Clone(live))
 		}
 	}
-	write := func(b []byte, addr uint64) error { return t.force(world, b, addr) }
+	write := func(b []byte, addr uint64) error { return force(world, mem, b, addr) }
 	for i, e := range c.edits {
 		if err := write(e.New, e.Addr); err != nil {
 			return nil, false, t.rollback(write, c.edits[:i+1], err)
@@ -181,7 +181,7 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	}
 	for _, e := range c.edits {
 		live := buf[:len(e.New)]
-		if err := t.mem.ReadAt(live, e.Addr); err != nil || !bytes.Equal(live, e.New) {
+		if err := mem.ReadAt(live, e.Addr); err != nil || !bytes.Equal(live, e.New) {
 			return nil, false, t.rollback(write, c.edits, errors.Join(err, fmt.Errorf("the bytes read back at %#x are not those written", e.Addr)))
 		}
 	}
@@ -213,8 +213,8 @@ func (t *target) tooLong(limit time.Duration) error {
 
 // force writes through /proc/PID/mem, or through a stopped thread where the
 // kernel forbids that (proc_mem.force_override).
-func (t *target) force(w *ptrace.World, b []byte, addr uint64) error {
-	err := t.mem.WriteAt(b, addr)
+func force(w *ptrace.World, mem *ptrace.Memory, b []byte, addr uint64) error {
+	err := mem.WriteAt(b, addr)
 	if err != nil && len(w.Threads) > 0 {
 		if perr := w.Threads[0].Poke(b, addr); perr == nil {
 			return nil

@@ -66,7 +66,7 @@ type Call struct {
 const maxHits = 256
 
 func (t *target) newGate(c change) *gate {
-	return &gate{t: t, c: c, memory: c.memory, stacks: limited{Memory: t.mem.Stopped(), over: t.tooLong(c.maxPause)}, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time)}
+	return &gate{t: t, c: c, memory: c.memory, stacks: limited{Memory: ptrace.Paused(t.proc.PID(), t.mem), over: t.tooLong(c.maxPause)}, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time)}
 }
 
 // limited is the target's memory, until a pause has taken too long: a stack may lie
@@ -186,7 +186,7 @@ func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 // clearer gives what tells, on another processor, which threads are surely not in the
 // way.
 func (g *gate) clearer() func(int, *ptrace.Regs) bool {
-	check, pid := g.check.Another(g.t.mem.Quick()), g.t.proc.PID()
+	check, pid := g.check.Another(ptrace.Alone(g.t.proc.PID())), g.t.proc.PID()
 	hits := make([]quiesce.Hit, 0, 1)
 	return func(tid int, r *ptrace.Regs) bool {
 		th := threadOf(tid, pid, r)

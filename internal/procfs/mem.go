@@ -52,49 +52,6 @@ func (m *Mem) ReadAt(b []byte, addr uint64) error {
 	return nil
 }
 
-// Stopped gives a faster way to read the same memory while the process cannot
-// execve, for its threads are being stopped: process_vm_readv(2), which copies once.
-// It is the memory of the program that the process runs at that moment.
-//
-// Unlike Mem it belongs to one goroutine.
-func (m *Mem) Stopped() Memory { return &stopped{m: m, quick: quick{pid: m.pid}} }
-
-// Quick is Stopped for pages that the process itself may read; others give an error. It
-// needs no open file: Close does not end it.
-func (m *Mem) Quick() Memory { return &quick{pid: m.pid} }
-
-type stopped struct {
-	m *Mem
-	quick
-}
-
-func (s *stopped) ReadAt(b []byte, addr uint64) error {
-	if s.quick.ReadAt(b, addr) == nil {
-		return nil
-	}
-	return s.m.ReadAt(b, addr) // pages without permissions, or a main thread that has ended
-}
-
-type quick struct {
-	pid    int
-	local  [1]unix.Iovec // here, so that reading allocates nothing
-	remote [1]unix.RemoteIovec
-}
-
-var errNotRead = errors.New("process_vm_readv does not reach the memory")
-
-func (q *quick) ReadAt(b []byte, addr uint64) error {
-	if len(b) == 0 {
-		return nil
-	}
-	q.local[0] = unix.Iovec{Base: &b[0], Len: uint64(len(b))}
-	q.remote[0] = unix.RemoteIovec{Base: uintptr(addr), Len: len(b)}
-	if n, err := unix.ProcessVMReadv(q.pid, q.local[:], q.remote[:], 0); err != nil || n != len(b) {
-		return errNotRead
-	}
-	return nil
-}
-
 // WriteAt writes b at addr, also to pages that are mapped read-only or
 // executable: the kernel makes a private copy of such a page and leaves its
 // permissions alone. Shared read-only mappings cannot be written. A short write

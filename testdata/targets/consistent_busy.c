@@ -98,17 +98,22 @@ NOINLINE long stale(long x) {
 }
 
 // Threads that make threads, in breed, which is replaced: there is always at least one
-// in it, waiting for the next to begin. bred gives how many have begun and not ended, and
-// their number so far if x is 1.
+// in it, for each waits until the next has entered it. bred gives how many have begun
+// and not ended, and their number so far if x is 1.
 static long begun, ended;
 NOINLINE void *breed(void *arg) {
 	pthread_t next;
+	int entered = 0;
 	__atomic_add_fetch(&begun, 1, __ATOMIC_SEQ_CST);
+	if (arg != NULL)
+		__atomic_store_n((int *)arg, 1, __ATOMIC_SEQ_CST);
 	usleep(300);
 	if (held) {
-		if (pthread_create(&next, NULL, breed, arg) != 0)
+		if (pthread_create(&next, NULL, breed, &entered) != 0)
 			abort();
 		pthread_detach(next);
+		while (!__atomic_load_n(&entered, __ATOMIC_SEQ_CST))
+			usleep(50);
 	}
 	usleep(300);
 	__atomic_add_fetch(&ended, 1, __ATOMIC_SEQ_CST);

@@ -1,0 +1,33 @@
+package ptrace
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// alarmSignal interrupts a wait that has reached its deadline. It is sent to
+// the locked thread only, by a timer of this process only.
+const alarmSignal = syscall.Signal(60)
+
+// alarm makes waits of this thread give up after d. It is a timer of the kernel's: a
+// goroutine would need a processor, and the scheduler's leave, at the very moment at
+// which neither may be had. The wait may not have begun when it rings, so it rings
+// again every millisecond. After stop none comes any more: one that came later would
+// find no handler.
+func (t *Tracer) alarm(d time.Duration) (stop func(), err error) {
+	id, errno := createTimer(int32(unix.Gettid()), int32(alarmSignal))
+	if errno == 0 {
+		errno = setTimer(id, max(d, time.Microsecond), time.Millisecond)
+	}
+	if errno != 0 {
+		return nil, fmt.Errorf("set a timer: %w", errno)
+	}
+	t.interruptAt = time.Now().Add(d)
+	return func() {
+		deleteTimer(id)
+		t.interruptAt = time.Time{}
+	}, nil
+}
