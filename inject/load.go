@@ -41,7 +41,13 @@ const memfdPrefix = "hotpatch:"
 // loader's lock.
 //
 // Faults: "dlopen" (Unfit, with the loader's own text), "no-proc", "thread-locals".
-func (a *Agent) Load(name string, data []byte, serial uint64) (lib *Library, err error) {
+func (a *Agent) Load(name string, data []byte, serial uint64) (*Library, error) {
+	return a.load(name, data, serial, 0)
+}
+
+// load is Load for a library whose link-time addresses are to grow by a number of
+// bytes, so that the loader maps it there; see rebase.
+func (a *Agent) load(name string, data []byte, serial, by uint64) (lib *Library, err error) {
 	image, err := elfsym.NewImage(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		return nil, err
@@ -62,6 +68,11 @@ func (a *Agent) Load(name string, data []byte, serial uint64) (lib *Library, err
 	lib = &Library{}
 	if err := deferConstructors(image, data, lib); err != nil {
 		return nil, err
+	}
+	if by != 0 {
+		if err := rebase(image, data, by); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.prepareLoader(); err != nil {
 		return nil, err
@@ -116,7 +127,7 @@ func (a *Agent) Load(name string, data []byte, serial uint64) (lib *Library, err
 	if _, err := a.Do(fd.close()); err != nil {
 		return nil, err
 	}
-	if err := a.locate(lib, image, &st); err != nil {
+	if err := a.locate(lib, image, by, &st); err != nil {
 		return nil, err
 	}
 	return lib, nil
@@ -384,8 +395,9 @@ func hintFor(why string) string {
 }
 
 // locate finds where a library was mapped, by the file in memory that it was
-// mapped from, and compares with what the loader says.
-func (a *Agent) locate(lib *Library, im *elfsym.Image, st *unix.Stat_t) error {
+// mapped from, and compares with what the loader says, for which all addresses
+// of the file have grown by a number of bytes.
+func (a *Agent) locate(lib *Library, im *elfsym.Image, by uint64, st *unix.Stat_t) error {
 	maps, err := a.l.proc.Maps()
 	if err != nil {
 		return err
@@ -409,10 +421,11 @@ func (a *Agent) locate(lib *Library, im *elfsym.Image, st *unix.Stat_t) error {
 			break
 		}
 	}
-	lib.Bias, err = read64(a.l.mem, lib.Handle) // l_addr, the first member of struct link_map
+	bias, err := read64(a.l.mem, lib.Handle) // l_addr, the first member of struct link_map
 	if err != nil {
 		return err
 	}
+	lib.Bias = bias + by
 	if lib.Lo == 0 || lib.Bias != lib.Lo-first {
 		return &fault.Error{
 			Kind: fault.Failed, Code: "library-lost", What: "cannot find the patch library in the process",

@@ -46,8 +46,8 @@ func BenchmarkPause(b *testing.B) {
 				pauses["checked"] = append(pauses["checked"], stopOnly(b, p.PID(), threads+1, true))
 				for _, c := range []engine.Consistency{engine.AtEntry, engine.Stack} {
 					results, err := engine.Apply(context.Background(), req, engine.Options{Method: engine.Auto, Consistency: c}, []*patchfile.Patch{patch})
-					if err != nil || len(results) != 1 || results[0].State != "applied" || results[0].Threads != threads+1 {
-						b.Fatalf("%+v, %v", results, err)
+					if err != nil || len(results) != 1 || results[0].State != "applied" || results[0].Threads <= threads {
+						b.Fatalf("%+v, %v", *results[0], err)
 					}
 					took("apply "+string(c), results[0].PauseMicroseconds)
 					undo := req

@@ -49,8 +49,13 @@ type Patch struct {
 
 	Bases       []Base
 	Refs        []Ref
+	Images      []Image // what Binds and Replacements by code refer to
+	Binds       []Bind  // ascending places
 	Hooks       Hooks
 	Consistency Consistency
+
+	Overrides []string // refusals that whoever built the patch has overridden, by name
+	Builder   string   // what built it, compiler included; may be empty
 
 	HasRecords bool // false: only the functions it exports say what it is for
 
@@ -65,12 +70,18 @@ type Function struct {
 }
 
 // Replacement is a pair that the patch names: either Old is set, or OldBuildID
-// and OldAddr.
+// and OldAddr. With OldImage, OldBuildID is that of the image, and the old
+// function is known by its code.
 type Replacement struct {
 	New        Function
 	Old        string         // a symbol of the target, as elfsym.ParseQuery takes it
 	OldBuildID elfsym.BuildID // of the image that the old function is in
 	OldAddr    uint64         // its link-time address there
+
+	OldImage  uint32   // Image.Number, or 0
+	OldNames  []string // mangled names of the old function, at least one
+	OldSize   uint64   // its size in bytes
+	OldSHA256 [32]byte // of these bytes in the image's file
 }
 
 // Export is a function that the dynamic linker can see.

@@ -39,6 +39,11 @@ const (
 	typeHook        = 8
 	typeConsistency = 9
 	typeKeep        = 10
+	typeImage       = 11
+	typeBind        = 12
+	typeBindOwn     = 13
+	typeReplaceCode = 14
+	typeNote        = 15
 )
 
 // shape says which fields a type of record uses; the others must be zero.
@@ -46,6 +51,8 @@ type shape struct {
 	kinds   uint32 // kinds are 0 to kinds
 	value   bool
 	pointer bool
+	words   int  // further words after the header
+	target  bool // the first of them is a pointer
 	strings int
 }
 
@@ -60,6 +67,11 @@ var shapes = map[uint32]shape{
 	typeHook:        {kinds: 4, pointer: true},
 	typeConsistency: {kinds: 2},
 	typeKeep:        {pointer: true},
+	typeImage:       {value: true, strings: 2},
+	typeBind:        {kinds: 5, value: true, pointer: true, words: 2, strings: 1},
+	typeBindOwn:     {kinds: 5, pointer: true, words: 1, target: true},
+	typeReplaceCode: {value: true, pointer: true, words: 2, strings: 2},
+	typeNote:        {kinds: 2, strings: 1},
 }
 
 // record is one decoded record.
@@ -68,6 +80,7 @@ type record struct {
 	kind    uint32
 	value   uint64
 	pointer uint64 // link-time address
+	words   []uint64
 	text    []string
 }
 
@@ -144,7 +157,7 @@ func (p *Patch) readRecords() error {
 		}
 		off += size
 	}
-	return nil
+	return p.checkBinds()
 }
 
 // pointers gives what the dynamic linker will store into the words of the
@@ -231,9 +244,9 @@ func (p *Patch) readRecord(off uint64, b []byte, pointers map[uint64]pointer) er
 	if !sh.value && r.value != 0 {
 		return p.badRecord(off, "a record of type %d has the value %d", typ, r.value)
 	}
-	const pointerAt = 24
+	const pointerAt, targetAt = 24, recordHeader
 	for word := uint64(0); word < uint64(len(b)); word += 8 {
-		if _, reloc := pointers[off+word]; reloc != (sh.pointer && word == pointerAt) {
+		if _, reloc := pointers[off+word]; reloc != (sh.pointer && word == pointerAt || sh.target && word == targetAt) {
 			return p.badRecord(off+word, "a record of type %d has, or lacks, a relocation here", typ)
 		}
 	}
@@ -247,6 +260,21 @@ func (p *Patch) readRecord(off uint64, b []byte, pointers map[uint64]pointer) er
 		return p.badRecord(off, "a record of type %d has a pointer", typ)
 	}
 	rest := b[recordHeader:]
+	if len(rest) < 8*sh.words {
+		return p.badRecord(off, "a record of type %d has %d bytes", typ, len(b))
+	}
+	for i := range sh.words {
+		word := le.Uint64(rest[8*i:])
+		if sh.target && i == 0 {
+			ptr := pointers[off+targetAt]
+			if ptr.bad != "" {
+				return p.badRecord(off, "%s", ptr.bad)
+			}
+			word = ptr.addr
+		}
+		r.words = append(r.words, word)
+	}
+	rest = rest[8*sh.words:]
 	for range sh.strings {
 		s, after, ok := bytes.Cut(rest, []byte{0})
 		if !ok {
@@ -315,6 +343,14 @@ func (p *Patch) take(typ uint32, r record) error {
 			return err
 		}
 		p.Kept = append(p.Kept, Function{Addr: r.pointer})
+	case typeImage:
+		return p.takeImage(r)
+	case typeBind, typeBindOwn:
+		return p.takeBind(typ, r)
+	case typeReplaceCode:
+		return p.takeReplaceCode(r)
+	case typeNote:
+		return p.takeNote(r)
 	}
 	return nil
 }
@@ -335,13 +371,18 @@ func (p *Patch) takeReplacement(typ uint32, r record) error {
 	} else if re.Old = r.text[0]; re.Old == "" || !printable(re.Old, maxSymbol) {
 		return p.badRecord(r.offset, "the name of a function to replace is empty, too long or cannot be printed")
 	}
-	key := fmt.Sprintf("%s in %s at %#x", re.Old, re.OldBuildID, re.OldAddr)
+	key := oldKey(&re)
 	if p.seen[key] {
 		return p.badReplacement(r.offset, "two records replace the same function, %.200s", key)
 	}
 	p.seen[key] = true
 	p.Replacements = append(p.Replacements, re)
 	return nil
+}
+
+// oldKey names what a record replaces.
+func oldKey(re *Replacement) string {
+	return fmt.Sprintf("%s in %s at %#x", re.Old, re.OldBuildID, re.OldAddr)
 }
 
 func (p *Patch) takeRef(r record) error {
