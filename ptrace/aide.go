@@ -40,6 +40,9 @@ const (
 	cleared
 )
 
+// worthAnAide is how many threads there must be.
+const worthAnAide = 8
+
 // waitForAide is how long the tracer waits for its aide to begin, before the pause.
 const waitForAide = time.Millisecond
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"hotpatch/internal/procfs"
 )
 
@@ -43,6 +45,49 @@ func (m *Memory) ReadAt(b []byte, addr uint64) error {
 	}
 	return m.mem.ReadAt(b, addr) // for its error
 }
+
+// Batch is a number of places that are read at once.
+type Batch struct {
+	m      *Memory
+	buf    []byte
+	at     []int // where each place's bytes begin in buf
+	local  unix.Iovec
+	remote []unix.RemoteIovec
+}
+
+// NewBatch prepares reading many places at once. Places are added to it.
+func (m *Memory) NewBatch() *Batch { return &Batch{m: m} }
+
+// Add adds n bytes at addr to what is read.
+func (b *Batch) Add(addr uint64, n int) {
+	b.at = append(b.at, len(b.buf))
+	b.buf = append(b.buf, make([]byte, n)...)
+	b.remote = append(b.remote, unix.RemoteIovec{Base: uintptr(addr), Len: n})
+}
+
+// Bytes gives what Read has read at the place that was added as number i, from 0. It is
+// valid until the next Read.
+func (b *Batch) Bytes(i int) []byte { return b.buf[b.at[i] : b.at[i]+b.remote[i].Len] }
+
+// Read reads all places.
+func (b *Batch) Read() error {
+	for first := 0; first < len(b.remote); first += maxIovecs {
+		last := min(first+maxIovecs, len(b.remote)) - 1
+		part := b.buf[b.at[first] : b.at[last]+b.remote[last].Len]
+		if processReadv(b.m.pid, &b.local, part, b.remote[first:last+1]) == len(part) {
+			continue
+		}
+		for i := first; i <= last; i++ { // one after the other, as ReadAt can
+			if err := b.m.ReadAt(b.Bytes(i), uint64(b.remote[i].Base)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// maxIovecs is UIO_MAXIOV of <linux/uio.h>.
+const maxIovecs = 1024
 
 // WriteAt writes as procfs.Mem does. Precondition: not Alone.
 func (m *Memory) WriteAt(b []byte, addr uint64) error {

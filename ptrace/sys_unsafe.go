@@ -99,6 +99,25 @@ func processRead(pid int, v *iovecs, b []byte, addr uint64) int {
 	return int(n)
 }
 
+// processReadv is processRead for many places. Precondition: neither b nor from is empty.
+func processReadv(pid int, local *unix.Iovec, b []byte, from []unix.RemoteIovec) int {
+	*local = unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(pid), uintptr(unsafe.Pointer(local)), 1, uintptr(unsafe.Pointer(&from[0])), uintptr(len(from)), 0)
+	if errno != 0 {
+		return -1
+	}
+	return int(n)
+}
+
+// linksRaw gives the number of links of an open file, or 0.
+func linksRaw(fd int) uint64 {
+	var st unix.Stat_t
+	if _, _, errno := unix.RawSyscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(&st)), 0); errno != 0 {
+		return 0
+	}
+	return st.Nlink
+}
+
 // preadRaw is pread(2). Precondition: b is not empty.
 func preadRaw(fd int, b []byte, off uint64) (int, syscall.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(off), 0, 0)

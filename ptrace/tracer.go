@@ -489,15 +489,25 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		return nil, err
 	}
 	w := &World{tracer: t, Threads: make([]*Thread, 0, len(t.threads)+16)}
-	stopAlarm, err := t.alarm(limit)
+	tasks, err := t.proc.OpenRel("task", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		t.DetachAll()
 		return nil, err
 	}
+	stopAlarm, err := t.alarm(limit)
+	if err != nil {
+		tasks.Close()
+		t.DetachAll()
+		return nil, err
+	}
 	defer stopAlarm()
-	raised, undo := raise()
-	w.undo = undo
-	if raised && visit.Judge != nil {
+	fd := int(tasks.Fd())
+	raised, unraise := raise()
+	w.undo = func() {
+		unraise()
+		tasks.Close()
+	}
+	if raised && visit.Judge != nil && len(t.threads) >= worthAnAide {
 		w.aide = callAide(len(t.threads), visit.Clear)
 	}
 
@@ -527,6 +537,9 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		}
 		// Threads that began meanwhile were begun by threads that were not
 		// stopped yet; a pass that finds none proves that all are stopped.
+		if t.nobodyElse(fd) {
+			break
+		}
 		added, err := t.SeizeAll()
 		if err != nil {
 			return w.giveUp(err)
@@ -554,6 +567,14 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		w.aide.judged()
 	}
 	return w, nil
+}
+
+// nobodyElse reports whether the process surely has no other threads than those that
+// are stopped: the links of its directory of threads are two more than its threads
+// (proc_task_getattr, fs/proc/base.c), those included that have ended and not been
+// removed yet. tasks is that directory.
+func (t *Tracer) nobodyElse(tasks int) bool {
+	return linksRaw(tasks) == uint64(len(t.threads))+2
 }
 
 // order appends the seized threads to list, in the order of their numbers: threads

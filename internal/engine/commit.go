@@ -110,7 +110,11 @@ const maxBlockers = 16
 // parses, opens a file, or waits for anything but the threads.
 func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []suspect, unsure bool, err error) {
 	c := &g.c
-	mem, buf := ptrace.Paused(t.proc.PID(), t.mem), make([]byte, ledger.MaxSite)
+	mem := ptrace.Paused(t.proc.PID(), t.mem)
+	live := mem.NewBatch()
+	for _, e := range c.edits {
+		live.Add(e.Addr, len(e.Old))
+	}
 	suspects = make([]suspect, 0, maxBlockers)
 
 	limit := stopLimit
@@ -164,13 +168,12 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	if len(suspects) > 0 {
 		return suspects, unsure, nil
 	}
-	for _, e := range c.edits {
-		live := buf[:len(e.Old)]
-		if err := mem.ReadAt(live, e.Addr); err != nil {
-			return nil, false, err
-		}
-		if !bytes.Equal(live, e.Old) {
-			return nil, false, t.differs(e, bytes.Clone(live))
+	if err := live.Read(); err != nil {
+		return nil, false, err
+	}
+	for i, e := range c.edits {
+		if !bytes.Equal(live.Bytes(i), e.Old) {
+			return nil, false, t.differs(e, bytes.Clone(live.Bytes(i)))
 		}
 	}
 	write := func(b []byte, addr uint64) error { return force(world, mem, b, addr) }
@@ -179,9 +182,9 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 			return nil, false, t.rollback(write, c.edits[:i+1], err)
 		}
 	}
-	for _, e := range c.edits {
-		live := buf[:len(e.New)]
-		if err := mem.ReadAt(live, e.Addr); err != nil || !bytes.Equal(live, e.New) {
+	err = live.Read()
+	for i, e := range c.edits {
+		if err != nil || !bytes.Equal(live.Bytes(i), e.New) {
 			return nil, false, t.rollback(write, c.edits, errors.Join(err, fmt.Errorf("the bytes read back at %#x are not those written", e.Addr)))
 		}
 	}
