@@ -224,13 +224,14 @@ func (a *application) loadLibrary() error {
 		return nil
 	}
 	a.id = l.NextID()
-	l.Counter++
+	serial := l.Counter + 1
+	l.Counter += inject.NearTries
 	rec := a.record(ledger.Loading)
 	l.Patches = append(l.Patches, rec)
 	if err := t.saveWith(l, a.agent); err != nil {
 		return err
 	}
-	lib, err := a.agent.Load(a.plan.Name, p.Data, l.Counter)
+	lib, err := a.agent.LoadNear(a.plan.Name, p.Data, serial, a.plan.near())
 	if err != nil {
 		return err
 	}
@@ -245,7 +246,7 @@ func (t *target) inert(p *patchfile.Patch) *ledger.Patch {
 		if k.State != ledger.Inert || k.SHA256 != p.SHA256 {
 			continue
 		}
-		if m := t.space.ModuleAt(k.Lo); m != nil && m.Ours && m.Bias == k.Base && m.BuildID.String() == k.BuildID {
+		if m := t.space.ModuleAt(k.Lo); m != nil && m.Ours && m.Lo == k.Lo && m.BuildID.String() == k.BuildID {
 			return k
 		}
 	}
@@ -283,6 +284,9 @@ func (a *application) addrs(fs []patchfile.Function) []uint64 {
 
 // bind fills the pointers of the patch that refer to the target.
 func (a *application) bind() error {
+	if err := a.bindPlaces(); err != nil {
+		return err
+	}
 	for _, r := range a.plan.Refs {
 		if err := a.t.writeMem(binary.LittleEndian.AppendUint64(nil, r.addr), a.bias+r.slot); err != nil {
 			return fmt.Errorf("bind %s: %w", r.query, err)

@@ -179,6 +179,9 @@ func (pl *planner) checkVersions() error {
 // checkClones tells of clones that go on beside a replaced function.
 func (pl *planner) checkClones() error {
 	for _, r := range pl.p.Replacements {
+		if r.Exact {
+			continue
+		}
 		for _, name := range r.Names {
 			clones, err := pl.t.space.Clones(r.Module, name)
 			if err != nil {

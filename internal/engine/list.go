@@ -35,6 +35,9 @@ func look(pid int, deep bool) (*ProcessState, error) {
 		if err := t.latecomers(s); err != nil {
 			return nil, err
 		}
+		if t.space != nil {
+			t.alteredLibraries(s)
+		}
 	}
 	return s, nil
 }

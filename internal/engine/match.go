@@ -229,6 +229,12 @@ func (pl *planner) addIFunc(s elfsym.Symbol, o offer) error {
 func (pl *planner) pairRecords() error {
 	for _, rec := range pl.p.Patch.Replacements {
 		o := offer{name: rec.New.Name, addr: rec.New.Addr}
+		if rec.OldImage != 0 {
+			if err := pl.pairCode(rec, o); err != nil {
+				return err
+			}
+			continue
+		}
 		if rec.Old == "" {
 			if err := pl.pairAddress(rec, o); err != nil {
 				return err
@@ -346,6 +352,9 @@ func (pl *planner) pairAddress(rec patchfile.Replacement, o offer) error {
 // "this" in the same way.
 func (pl *planner) addThunks() error {
 	for _, r := range pl.p.Replacements[:len(pl.p.Replacements):len(pl.p.Replacements)] {
+		if r.Exact {
+			continue
+		}
 		for _, name := range r.Names {
 			thunks, err := pl.t.space.Thunks(r.Module, name)
 			if err != nil {

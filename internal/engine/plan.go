@@ -44,6 +44,7 @@ type Replacement struct {
 	Size   uint64
 	New    uint64 // link-time address in the patch library
 	Thunk  bool   // a thunk of another replaced function
+	Exact  bool   // its code was compared when the patch was made, with what belongs to it: thunks, clones
 
 	// HasEntry says that the entry is rewritten; Jump how. A function that a
 	// patch has rewritten before keeps its jump, and only its slot changes.
@@ -70,7 +71,8 @@ type Plan struct {
 	Consistency  Consistency
 	Replacements []*Replacement
 	Refs         []boundRef
-	New          []string // exported functions that the target does not have: helpers of the patch
+	Images       map[uint32]*elfsym.Module // by patchfile.Image.Number
+	New          []string                  // exported functions that the target does not have: helpers of the patch
 	Notes        []string
 }
 
@@ -138,7 +140,7 @@ func (t *target) planOnce(patch *patchfile.Patch, o Options) (*Plan, error) {
 		return nil, err
 	}
 	for _, step := range []func() error{
-		pl.consistency, pl.pairExports, pl.pairRecords, pl.checkBases, pl.addThunks, pl.checkAliases,
+		pl.consistency, pl.findImages, pl.pairExports, pl.pairRecords, pl.checkBases, pl.addThunks, pl.checkAliases,
 		pl.checkVersions, pl.checkSites, pl.findSlots, pl.judgeEntries, pl.checkIntruders, pl.findBodies, pl.bindRefs, pl.checkClones,
 	} {
 		if err := step(); err != nil {

@@ -38,6 +38,7 @@ type ApplyResult struct {
 	Replaced     []ReplacedState `json:"replaced"`
 	NewFunctions []string        `json:"new_functions,omitempty"`
 	Bound        []BoundState    `json:"bound,omitempty"`
+	BoundPlaces  int             `json:"bound_places,omitempty"` // of the library, filled with addresses in the process
 	Notes        []string        `json:"notes,omitempty"`
 	pauseResult
 }
@@ -114,7 +115,7 @@ func (r *Replacement) far() bool {
 func (t *target) applyResult(p *Plan, state string) *ApplyResult {
 	res := &ApplyResult{
 		PID: t.proc.PID(), Program: t.program(), Patch: p.Name, Version: p.Version, File: p.Patch.Path, SHA256: p.Patch.SHA256,
-		State: state, Replaced: []ReplacedState{}, NewFunctions: demangled(p.New), Notes: p.Notes,
+		State: state, Replaced: []ReplacedState{}, NewFunctions: demangled(p.New), BoundPlaces: len(p.Patch.Binds), Notes: p.Notes,
 	}
 	for _, r := range p.Replacements {
 		rs := ReplacedState{Function: r.Name(), Mangled: r.Names, Module: r.Module.Name, Old: Hex(r.Old), Size: r.Size, New: Hex(r.New), Method: r.method(), Notes: r.Notes, Sites: []SiteState{}}

@@ -23,7 +23,7 @@ func (t *target) unload(tr *ptrace.Tracer, id uint64, limit time.Duration) (why 
 		return "", err
 	}
 	module := t.space.ModuleAt(p.Lo)
-	if module == nil || !module.Ours || module.Bias != p.Base {
+	if module == nil || !module.Ours || module.Lo != p.Lo {
 		// It is gone already, by the hand of the program.
 		return "", t.forget(id)
 	}

@@ -158,7 +158,7 @@ func (c *Checker) scanRange(t Thread, s span, hits []Hit) ([]Hit, error) {
 			}
 			v := binary.LittleEndian.Uint64(b[i:])
 			if v&selectors == userCode {
-				if err := c.follow(t, at+uint64(i)); err != nil {
+				if err := c.follow(t, at+uint64(i), b[:i]); err != nil {
 					return hits, err
 				}
 			}
@@ -184,10 +184,13 @@ const (
 )
 
 // follow adds the stack that a signal has interrupted, if the selectors at an
-// address are those of a signal frame.
-func (c *Checker) follow(t Thread, at uint64) error {
+// address are those of a signal frame. below is what is known of the memory in front
+// of it.
+func (c *Checker) follow(t Thread, at uint64, below []byte) error {
 	frame := c.frame[:]
-	if c.mem.ReadAt(frame, at-uint64(len(frame))) != nil {
+	if n := len(below); n >= len(frame) {
+		copy(frame, below[n-len(frame):])
+	} else if c.mem.ReadAt(frame, at-uint64(len(frame))) != nil {
 		return nil // it begins where nothing is mapped
 	}
 	// Bit 1 of eflags is always set, interrupts are on, and there are no bits
