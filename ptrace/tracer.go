@@ -232,6 +232,24 @@ func (th *Thread) Wait() error {
 	}
 }
 
+// poll reports whether a thread that was asked to stop has done so by now.
+func (th *Thread) poll() bool {
+	if th.stopped || !th.asked {
+		return false
+	}
+	var status int32
+	got, errno := wait(th.TID, &status, false)
+	switch ws := unix.WaitStatus(status); {
+	case errno == unix.ECHILD || errno == unix.ESRCH:
+		th.end()
+	case got == th.TID && ws.Stopped():
+		return th.stop(ws) == nil
+	case got == th.TID:
+		th.end()
+	}
+	return false
+}
+
 // stop classifies a ptrace stop. See ptrace(2), "Stopped states".
 func (th *Thread) stop(ws unix.WaitStatus) error {
 	event, sig := int(ws)>>16, int(ws.StopSignal())
@@ -430,21 +448,8 @@ func (t *Tracer) DetachAll() {
 // call it now and then, or such a thread stays stopped.
 func (t *Tracer) Tend() {
 	for _, th := range t.threads {
-		if th.stopped || !th.asked {
-			continue
-		}
-		var status int32
-		got, errno := wait(th.TID, &status, false)
-		switch {
-		case errno == unix.ECHILD || errno == unix.ESRCH:
-			th.end()
-		case got == th.TID:
-			ws := unix.WaitStatus(status)
-			if ws.Stopped() && th.stop(ws) == nil {
-				_ = th.Detach()
-			} else {
-				th.end()
-			}
+		if th.poll() {
+			_ = th.Detach()
 		}
 	}
 }
@@ -514,9 +519,15 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 	order := t.order(make([]*Thread, 0, len(t.threads)+16))
 	w.Began = time.Now()
 	for {
-		for _, th := range order {
+		for i, th := range order {
 			if err := th.Interrupt(); err != nil && !errors.Is(err, ErrGone) {
 				return w.giveUp(err)
+			}
+			if w.aide == nil || i < lag {
+				continue
+			}
+			if th := order[i-lag]; th.seenBy != w && th.poll() && w.aide.publish(th) {
+				th.seenBy = w
 			}
 		}
 		for _, th := range order {
@@ -587,6 +598,10 @@ func (t *Tracer) order(list []*Thread) []*Thread {
 	slices.SortFunc(list, func(a, b *Thread) int { return a.TID - b.TID })
 	return list
 }
+
+// lag is after how many further threads a thread that was interrupted is looked at for
+// the first time, if there is an aide to give it to: most have stopped by then.
+const lag = 12
 
 // giveUp ends a StopAll that cannot be finished. Threads that were asked to stop
 // are waited for, until the alarm: nobody would let them go afterwards.
