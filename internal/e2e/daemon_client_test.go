@@ -90,6 +90,8 @@ type watched struct {
 	question string
 	allowed  atomic.Int32
 	asked    atomic.Int64
+	arm      atomic.Int32       // of a comparison: which of took gets the times
+	took     [2][]time.Duration // for an answer; valid once done
 	quit     chan struct{}
 	once     sync.Once
 	done     chan struct{}
@@ -111,13 +113,20 @@ func watch(t *testing.T, client io.ReadWriteCloser, question, before, after stri
 				return
 			default:
 			}
-			allowed := w.allowed.Load()
+			allowed, arm, began := w.allowed.Load(), w.arm.Load(), time.Now()
 			if _, err := io.WriteString(client, question+"\n"); err != nil {
 				w.failure = err.Error()
 				return
 			}
 			line, err := answers.ReadString('\n')
-			got := map[string]int32{before: onlyOld, after: onlyNew}[strings.TrimSpace(line)]
+			w.took[arm] = append(w.took[arm], time.Since(began))
+			var got int32
+			if line = strings.TrimSpace(line); line == before {
+				got |= onlyOld
+			}
+			if line == after {
+				got |= onlyNew
+			}
 			// The change may come between the question and its answer.
 			if allowed |= w.allowed.Load(); err != nil || got&allowed == 0 {
 				w.failure = fmt.Sprintf("answer %q (%v) after %d good ones", line, err, w.asked.Load())

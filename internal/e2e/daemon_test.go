@@ -19,9 +19,28 @@ import (
 // their functions, and not prepared for anything. Each test patches one under
 // load, looks at every answer, and takes the patch out again.
 
+// served is a daemon with a patch for it, a load, and clients that look at every
+// answer.
+type served struct {
+	d         *daemon
+	patch     string // its name, too, and the functions that it replaces
+	name      string
+	functions []string
+	load      *loading
+	watches   []*watched
+}
+
 // TestRedis patches what answers PING, and what prints integers.
 func TestRedis(t *testing.T) {
 	t.Parallel()
+	s := redis(t)
+	s.d.patchUnderLoad(t, s.patch, s.name, s.functions, s.load, s.watches...)
+	noErrorsOfRedis(t, s)
+}
+
+// redis starts a server of one thread with an event loop.
+func redis(t *testing.T) *served {
+	t.Helper()
 	for _, tool := range []string{"redis-server", "redis-benchmark", "redis-cli"} {
 		testtarget.Need(t, tool)
 	}
@@ -48,6 +67,7 @@ void addReplyLongLong(struct client *c, long long n) {
 		path: lookPath(t, "redis-server"), dir: t.TempDir(), ready: "Ready to accept connections", stop: syscall.SIGTERM,
 		args: []string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no"},
 	})
+	d.port = port
 	run(t, "redis-cli", "-p", port, "set", "word", "hello")
 	ping := watch(t, dial(t, port), "PING", "+PONG", "+PATCHED")
 	length := watch(t, dial(t, port), "STRLEN word", ":5", ":1005")
@@ -56,9 +76,13 @@ void addReplyLongLong(struct client *c, long long n) {
 		return strings.Count(out, " requests per second") == 6 && !strings.Contains(out, "Error")
 	},
 		"redis-benchmark", "-p", port, "-c", "16", "-n", "5000", "-q", "-t", "ping,set,get,lpush,sadd")
-	d.patchUnderLoad(t, patch, "redis-answers", []string{"pingCommand", "addReplyLongLong"}, load, ping, length)
+	return &served{d, patch, "redis-answers", []string{"pingCommand", "addReplyLongLong"}, load, []*watched{ping, length}}
+}
 
-	stats := run(t, "redis-cli", "-p", port, "info", "stats")
+// noErrorsOfRedis asks the server whether it has answered anything with an error.
+func noErrorsOfRedis(t *testing.T, s *served) {
+	t.Helper()
+	stats := run(t, "redis-cli", "-p", s.d.port, "info", "stats")
 	for _, none := range []string{"total_error_replies:0", "rejected_connections:0", "unexpected_error_replies:0"} {
 		if !strings.Contains(stats, none+"\r\n") {
 			t.Errorf("the server should say %s:\n%s", none, stats)
@@ -73,6 +97,13 @@ func TestMariaDB(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the short tests patch redis only")
 	}
+	s := mariadb(t)
+	s.d.patchUnderLoad(t, s.patch, s.name, s.functions, s.load, s.watches...)
+}
+
+// mariadb starts a server in C++ with a thread for each client.
+func mariadb(t *testing.T) *served {
+	t.Helper()
 	testtarget.NeedRoot(t) // to be the daemon's user
 	for _, tool := range []string{"mariadbd", "mariadb", "mariadb-slap"} {
 		testtarget.Need(t, tool)
@@ -105,7 +136,7 @@ long long Item_func_ascii::val_int() {
 		"mariadb-slap", "--no-defaults", "--socket="+socket, "--concurrency=12", "--number-of-queries=3000", "--create-schema=load",
 		"--delimiter=;", "--create=CREATE TABLE t (a INT AUTO_INCREMENT PRIMARY KEY, b VARCHAR(20))",
 		"--query=INSERT INTO t (b) VALUES ('abc'); SELECT ASCII(b) FROM t ORDER BY a DESC LIMIT 5")
-	d.patchUnderLoad(t, patch, "mariadb-ascii", []string{"Item_func_ascii::val_int()"}, load, first, second)
+	return &served{d, patch, "mariadb-ascii", []string{"Item_func_ascii::val_int()"}, load, []*watched{first, second}}
 }
 
 // TestPostgres patches a server of many processes: the postmaster, from which
@@ -115,59 +146,8 @@ func TestPostgres(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the short tests patch redis only")
 	}
-	testtarget.NeedRoot(t)
-	for _, tool := range []string{"psql", "pgbench"} {
-		testtarget.Need(t, tool)
-	}
-	patch := patchOf(t, "postgres.c", `#include "hotpatch.h"
-HOTPATCH_NAME("postgres-plus", 1)
-unsigned long calls;
-// The part of fmgr.h that int4pl needs.
-struct arguments {
-	void *flinfo, *context, *resultinfo;
-	unsigned collation;
-	_Bool isnull;
-	short nargs;
-	struct { unsigned long value; _Bool isnull; } args[2];
-};
-unsigned long int4pl(struct arguments *a);
-unsigned long int4pl(struct arguments *a) {
-	__atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED);
-	return (unsigned long)(int)((unsigned)a->args[0].value + (unsigned)a->args[1].value + 1000000);
-}
-`)
-	programs, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
-	if err != nil || len(programs) == 0 {
-		testtarget.Unavailable(t, "there is no PostgreSQL server where Debian has it (%v); scripts/test installs what the tests need", err)
-	}
-	postgres := programs[len(programs)-1]
-	dir, user := publicDir(t), credential(t, "postgres")
-	own(t, dir, user)
-	data := filepath.Join(dir, "data")
-	initdb := exec.Command(filepath.Join(filepath.Dir(postgres), "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--locale=C")
-	initdb.Dir = dir
-	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: user}
-	if out, err := initdb.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	d := startDaemon(t, daemonSpec{
-		path: postgres, dir: dir, user: user, ready: "ready to accept connections", stop: syscall.SIGINT,
-		args: []string{"-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off"},
-	})
-	connect := []string{"-h", dir, "-U", "postgres"}
-	client := append([]string{"-X", "-q", "-A", "-t", "-d", "postgres"}, connect...)
-	const question = "SELECT 40 + 2;"
-	var watches []*watched
-	for range 3 {
-		watches = append(watches, watch(t, startClient(t, "psql", client...), question, "42", "1000042"))
-	}
-	script := filepath.Join(dir, "load.sql")
-	if err := os.WriteFile(script, []byte("\\set x random(1, 1000)\nSELECT :x + 1;\nSELECT sum(g + 1) FROM generate_series(1, 20) g;\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	load := startLoad(t, func(out string) bool { return strings.Contains(out, "number of failed transactions: 0 (0.000%)") },
-		"pgbench", append(connect, "-n", "-f", script, "-c", "6", "-j", "2", "-t", "500", "postgres")...)
-
+	s, client, question := postgres(t)
+	d, patch, load, watches := s.d, s.patch, s.load, s.watches
 	watchesReady(watches...)
 	load.rounds(t, 1)
 	expect(either, watches...)
@@ -219,6 +199,66 @@ unsigned long int4pl(struct arguments *a) {
 	stopWatches(watches...)
 }
 
+// postgres starts a server with a process for each client. client are the arguments of
+// psql, and question is what the clients ask.
+func postgres(t *testing.T) (s *served, client []string, question string) {
+	t.Helper()
+	testtarget.NeedRoot(t)
+	for _, tool := range []string{"psql", "pgbench"} {
+		testtarget.Need(t, tool)
+	}
+	patch := patchOf(t, "postgres.c", `#include "hotpatch.h"
+HOTPATCH_NAME("postgres-plus", 1)
+unsigned long calls;
+// The part of fmgr.h that int4pl needs.
+struct arguments {
+	void *flinfo, *context, *resultinfo;
+	unsigned collation;
+	_Bool isnull;
+	short nargs;
+	struct { unsigned long value; _Bool isnull; } args[2];
+};
+unsigned long int4pl(struct arguments *a);
+unsigned long int4pl(struct arguments *a) {
+	__atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED);
+	return (unsigned long)(int)((unsigned)a->args[0].value + (unsigned)a->args[1].value + 1000000);
+}
+`)
+	programs, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if err != nil || len(programs) == 0 {
+		testtarget.Unavailable(t, "there is no PostgreSQL server where Debian has it (%v); scripts/test installs what the tests need", err)
+	}
+	program := programs[len(programs)-1]
+	dir, user := publicDir(t), credential(t, "postgres")
+	own(t, dir, user)
+	data := filepath.Join(dir, "data")
+	initdb := exec.Command(filepath.Join(filepath.Dir(program), "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--locale=C")
+	initdb.Dir = dir
+	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	if out, err := initdb.CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	d := startDaemon(t, daemonSpec{
+		path: program, dir: dir, user: user, ready: "ready to accept connections", stop: syscall.SIGINT,
+		args: []string{"-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off"},
+	})
+	connect := []string{"-h", dir, "-U", "postgres"}
+	client = append([]string{"-X", "-q", "-A", "-t", "-d", "postgres"}, connect...)
+	question = "SELECT 40 + 2;"
+	var watches []*watched
+	for range 3 {
+		watches = append(watches, watch(t, startClient(t, "psql", client...), question, "42", "1000042"))
+	}
+	script := filepath.Join(dir, "load.sql")
+	if err := os.WriteFile(script, []byte("\\set x random(1, 1000)\nSELECT :x + 1;\nSELECT sum(g + 1) FROM generate_series(1, 20) g;\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	load := startLoad(t, func(out string) bool { return strings.Contains(out, "number of failed transactions: 0 (0.000%)") },
+		"pgbench", append(connect, "-n", "-f", script, "-c", "6", "-j", "2", "-t", "500", "postgres")...)
+
+	return &served{d, patch, "postgres-plus", []string{"int4pl"}, load, watches}, client, question
+}
+
 // eachProcess runs hotpatch for a daemon and all processes that it has made;
 // "PID" in the arguments stands for each. Processes that ended meanwhile do not
 // count. It gives the others.
@@ -263,6 +303,7 @@ type daemonSpec struct {
 type daemon struct {
 	*testtarget.Process
 	path     string
+	port     string // on which it listens, if it does
 	started  string // its start time, in the kernel's ticks
 	original testtarget.Snapshot
 }
