@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"hotpatch/internal/engine"
 	"hotpatch/internal/patchfile"
+	"hotpatch/internal/signature"
 )
 
 type applyOptions struct {
@@ -19,6 +21,14 @@ type applyOptions struct {
 	version versionFlag
 	timeout timeoutFlag
 	quiet   quietFlags
+	trust   trustFlags
+}
+
+// trustFlags say whose patches are good enough.
+type trustFlags struct {
+	key       string // a public key, or a file with one; empty: no signature is required
+	signature string // its file; empty: the patch's name and .minisig
+	root      bool   // only root may have put the patch where it is
 }
 
 var methods = []string{string(engine.Auto), string(engine.Entry), string(engine.VTable)}
@@ -58,6 +68,11 @@ replaced it before. A patch that is applied already is a success.`,
 	f.StringArrayVar(&o.options.DebugDirs, "debug-dir", nil, "look for separate debug files here first; can be repeated")
 	o.timeout.add(cmd)
 	o.quiet.add(cmd, "stack: no thread may be in a function that is replaced, or return\ninto it; entry: not in the bytes that are overwritten (default:\nwhat the patch demands, else stack)")
+	f.StringVar(&o.trust.key, "require-signature", "", "refuse patches that are not signed with this public key of\nminisign (the file or the key itself); PATCH.so.minisig has the\nsignature")
+	f.StringVar(&o.trust.signature, "signature", "", "the file with the signature, if it is another one")
+	f.BoolVar(&o.trust.root, "require-root-owner", false, "refuse patches that somebody else than root could have put there")
+	argument(cmd, "require-signature", "KEY")
+	argument(cmd, "signature", "FILE")
 	a.addJSON(cmd)
 	argument(cmd, "module", "NAME")
 	argument(cmd, "name", "NAME")
@@ -90,7 +105,15 @@ func (a *app) apply(cmd *cobra.Command, o *applyOptions, args []string) error {
 	o.options.Consistency = engine.Consistency(o.quiet.consistency)
 	o.options.Version = uint64(o.version)
 
-	patches, err := openAll(args)
+	switch {
+	case flags.Changed("require-signature") && o.trust.key == "":
+		return usage("--require-signature is empty")
+	case o.trust.signature != "" && o.trust.key == "":
+		return usage("--signature is for --require-signature, which is not given")
+	case o.trust.signature != "" && len(args) > 1:
+		return usage("--signature is for one patch, and %d are given", len(args))
+	}
+	patches, err := o.trust.open(args)
 	if err != nil {
 		return err
 	}
@@ -111,16 +134,42 @@ type applied struct {
 	Patches []*engine.ApplyResult `json:"patches"`
 }
 
-// openAll opens patch libraries; all that cannot be used are reported.
-func openAll(paths []string) ([]*patchfile.Patch, error) {
+// open opens patch libraries that are good enough; all that cannot be used are reported.
+func (f *trustFlags) open(paths []string) ([]*patchfile.Patch, error) {
+	var key *signature.Key
+	if f.key != "" {
+		var err error
+		if key, err = signature.ParseKey(f.key); err != nil {
+			return nil, err
+		}
+	}
+	var owner func(*os.File) error
+	if f.root {
+		owner = signature.RootOwned
+	}
 	var patches []*patchfile.Patch
 	var errs []error
 	for _, path := range paths {
-		p, err := patchfile.Open(path)
+		p, err := f.openOne(path, owner, key)
 		patches = append(patches, p)
 		errs = append(errs, err)
 	}
 	return patches, errors.Join(errs...)
+}
+
+// openOne reads a file once. What is checked is what was read, and what was read is what
+// goes into the process.
+func (f *trustFlags) openOne(path string, owner func(*os.File) error, key *signature.Key) (*patchfile.Patch, error) {
+	data, err := patchfile.Read(path, owner)
+	if err != nil {
+		return nil, err
+	}
+	if key != nil {
+		if err := key.Check(path, data, f.signature); err != nil {
+			return nil, err
+		}
+	}
+	return patchfile.Parse(path, data)
 }
 
 // request is what apply and revert tell the engine of themselves.

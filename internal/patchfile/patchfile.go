@@ -133,6 +133,16 @@ const (
 // "patch-not-regular" (a directory, device, pipe or socket) and
 // "patch-too-large".
 func Open(path string) (*Patch, error) {
+	data, err := Read(path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// Read reads a patch library without looking at what is in it. check, if it is not nil,
+// may refuse the open file before it is read. Faults: as Open.
+func Read(path string, check func(*os.File) error) ([]byte, error) {
 	// O_NONBLOCK: opening a pipe without a writer must not hang.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -151,12 +161,17 @@ func Open(path string) (*Patch, error) {
 	case st.Size() > MaxSize:
 		return nil, refuse(path, "patch-too-large", "it has %d bytes, and at most %d are accepted", st.Size(), MaxSize)
 	}
+	if check != nil {
+		if err := check(f); err != nil {
+			return nil, err
+		}
+	}
 	data := make([]byte, st.Size())
 	n, err := io.ReadFull(f, data)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, unreadable(path, err)
 	}
-	return Parse(path, data[:n])
+	return data[:n], nil
 }
 
 // Parse checks a patch library and reads what it says of itself. path is only
