@@ -165,6 +165,54 @@ func (a *Agent) exceptionType(u *unwinder, exception uint64) string {
 	return name
 }
 
+// startCode are functions that gcc puts into every library, of crti.o (_init) and
+// crtbegin.o (register_tm_clones, to which frame_dummy jumps); -1 stands for any byte.
+// They do nothing unless the process is profiled or has transactional memory.
+var startCode = struct{ init, registerClones []int }{
+	init: []int{0x48, 0x83, 0xec, 0x08, 0x48, 0x8b, 0x05, -1, -1, -1, -1, 0x48, 0x85, 0xc0, 0x74, 0x02, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x08, 0xc3},
+	registerClones: []int{0x48, 0x8d, 0x3d, -1, -1, -1, -1, 0x48, 0x8d, 0x35, -1, -1, -1, -1, 0x48, 0x29, 0xfe, 0x48, 0x89, 0xf0,
+		0x48, 0xc1, 0xee, 0x3f, 0x48, 0xc1, 0xf8, 0x03, 0x48, 0x01, 0xc6, 0x48, 0xd1, 0xfe, 0x74, 0x14, 0x48, 0x8b, 0x05, -1, -1, -1, -1,
+		0x48, 0x85, 0xc0, 0x74, 0x08, 0xff, 0xe0},
+}
+
+// ofTheCompiler reports whether a constructor is one that every library has. Such a one
+// throws nothing, and must not be guarded: libgcc before version 13 takes a lock for
+// every exception of the process from the first __register_frame on, for ever.
+func (a *Agent) ofTheCompiler(fn uint64) bool {
+	is := func(at uint64, pattern []int) bool {
+		code := make([]byte, len(pattern))
+		if a.l.mem.ReadAt(code, at) != nil {
+			return false
+		}
+		for i, want := range pattern {
+			if want >= 0 && code[i] != byte(want) {
+				return false
+			}
+		}
+		return true
+	}
+	endbr := []int{0xf3, 0x0f, 0x1e, 0xfa}
+	if is(fn, endbr) {
+		fn += uint64(len(endbr))
+	}
+	if is(fn, startCode.init) {
+		return true
+	}
+	jump := make([]byte, 5)
+	if a.l.mem.ReadAt(jump, fn) != nil {
+		return false
+	}
+	switch jump[0] {
+	case 0xe9:
+		fn += 5 + uint64(int64(int32(le.Uint32(jump[1:]))))
+	case 0xeb:
+		fn += 2 + uint64(int64(int8(jump[1])))
+	default:
+		return false
+	}
+	return is(fn, startCode.registerClones)
+}
+
 // Construct runs the constructors of a library that was loaded, as the loader
 // would: DT_INIT, then DT_INIT_ARRAY in order. They get no program arguments
 // (argc is 0). Fault "constructor" (Unfit) if one throws; a crash
@@ -191,8 +239,18 @@ func (a *Agent) Construct(lib *Library) error {
 	if err != nil {
 		return err
 	}
+	ours := true // all of them are of the library's author's compiler, and none of the author's own
 	for i := range calls {
 		calls[i].Args = [6]uint64{0, empty, empty}
+		ours = ours && a.ofTheCompiler(calls[i].Fn)
+	}
+	if ours {
+		for _, c := range calls {
+			if _, err := a.Do(c); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	_, threw, what, err := a.guarded(calls)
 	if err != nil {

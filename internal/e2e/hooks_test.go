@@ -410,3 +410,41 @@ long weak_fn(long x) { return x + 8000; }
 		})
 	}
 }
+
+// TestExceptionsKeepTheirFastPath: a patch without constructors of its own does not make
+// libgcc register a frame. Before version 13 that would make every exception of the
+// process take a lock from then on.
+func TestExceptionsKeepTheirFastPath(t *testing.T) {
+	t.Parallel()
+	p := testtarget.Start(t, testtarget.Build(t, testtarget.Spec{Sources: []string{"throws.cc"}, Flags: []string{"-O2"}}))
+	p.Ask("throw 1", "^caught 1 ")
+	counter := patchOf(t, "counter.c", `#include "hotpatch.h"
+HOTPATCH_NAME("counter", 1)
+unsigned long calls;
+static void counted(void *frame) { (void)frame; calls++; }
+static void ignored(void *frame) { (void)frame; }
+HOTPATCH_REPLACE(counted, "libgcc_s.so.1!__register_frame")
+HOTPATCH_REPLACE(ignored, "libgcc_s.so.1!__deregister_frame")
+`)
+	apply(t, p.PID(), counter)
+	calls := patchVariable(t, p.PID(), counter, "counter", "calls")
+	apply(t, p.PID(), testtarget.Build(t, testtarget.Spec{Sources: []string{"throws_p1.cc"}, Shared: true, Flags: []string{"-O2"}}))
+	p.Ask("throw 1", "^caught 5001 ")
+	revert(t, p.PID(), "throws")
+	if n := calls(); n != 0 {
+		t.Errorf("__register_frame was called %d times", n)
+	}
+	apply(t, p.PID(), patchOf(t, "constructed.cc", `#include "hotpatch.h"
+#include <stdlib.h>
+HOTPATCH_NAME("constructed", 1)
+long thrower(long x);
+static long begun = strtol("7", nullptr, 10);
+long thrower(long x) { return x + begun; }
+`))
+	p.Ask("throw 1", "^returned 9$")
+	if n := calls(); n != 1 { // else the counter counts nothing
+		t.Errorf("__register_frame was called %d times for a constructor that might throw", n)
+	}
+	revert(t, p.PID())
+	p.Healthy(t)
+}
