@@ -179,6 +179,163 @@
 	HOTPATCH_RECORD_(keep, 10, 0, 0, void (*h_pointer)(void), HOTPATCH_FUNCTION_(function), "")
 
 /*
+ * Shadow data: extra fields for objects of the program, whose layout a patch
+ * must not change. Define HOTPATCH_SHADOW before the header is included, in one
+ * source file of the patch:
+ *
+ *     #define HOTPATCH_SHADOW
+ *     #include "hotpatch.h"
+ *
+ *     struct more { unsigned failures; };
+ *     HOTPATCH_SHADOW_DATA(struct more, more_of, 1)
+ *
+ *     ... more_of(session)->failures++ ...     in a new function
+ *     ... more_of_drop(session) ...            where the program frees a session
+ *
+ * HOTPATCH_SHADOW_DATA(type, name, id) defines
+ *
+ *     type *name(const void *object)        the data of the object, all zero when it is
+ *                                           asked for first; NULL only without memory
+ *     type *name_peek(const void *object)   the same, or NULL if there is none yet
+ *     void name_drop(const void *object)    frees it, if there is any
+ *     void name_drop_all(void)              frees that of all objects; for a hook after revert
+ *
+ * id is a number that tells several such fields of one object apart. Data that is
+ * not dropped where the object is freed is met again by the next object at the
+ * same address. All may be called by any thread at any time, with two rules: what
+ * is dropped is not in use by another thread, and nothing is called from a signal
+ * handler. peek takes no lock; the others take one for the time of a search.
+ *
+ * The data belongs to this patch library. A later version of the patch starts
+ * with none.
+ */
+#define HOTPATCH_SHADOW_DATA(type, name, id) \
+	static __attribute__((unused)) type *name(const void *object) \
+	{ \
+		return (type *)hotpatch_shadow_get_(object, id, sizeof(type)); \
+	} \
+	static __attribute__((unused)) type *name##_peek(const void *object) \
+	{ \
+		return (type *)hotpatch_shadow_peek_(object, id); \
+	} \
+	static __attribute__((unused)) void name##_drop(const void *object) \
+	{ \
+		hotpatch_shadow_drop_(object, id); \
+	} \
+	static __attribute__((unused)) void name##_drop_all(void) \
+	{ \
+		hotpatch_shadow_drop_(0, id); \
+	}
+
+#ifdef HOTPATCH_SHADOW
+#include <stdlib.h>
+
+/*
+ * A hash table of lists. Entries are never freed, only used again, so that peek
+ * can walk a list while others change it: an entry is one of the object for
+ * whoever finds the object in it before and after it has read the rest.
+ */
+struct hotpatch_shadow_ {
+	struct hotpatch_shadow_ *next;
+	const void *object; /* 0: unused */
+	unsigned long id;
+	void *data;
+};
+static __attribute__((unused)) struct hotpatch_shadow_ *hotpatch_shadow_table_[1024];
+static __attribute__((unused)) int hotpatch_shadow_lock_;
+
+static __attribute__((unused)) struct hotpatch_shadow_ **hotpatch_shadow_list_(const void *object)
+{
+	unsigned long at = (unsigned long)object / 8 * 0x9e3779b97f4a7c15ul;
+	return &hotpatch_shadow_table_[at >> 54];
+}
+
+static __attribute__((unused)) void *hotpatch_shadow_peek_(const void *object, unsigned long id)
+{
+	struct hotpatch_shadow_ *e = __atomic_load_n(hotpatch_shadow_list_(object), __ATOMIC_ACQUIRE);
+	for (; e; e = e->next) {
+		if (__atomic_load_n(&e->object, __ATOMIC_ACQUIRE) == object && __atomic_load_n(&e->id, __ATOMIC_ACQUIRE) == id) {
+			void *data = __atomic_load_n(&e->data, __ATOMIC_ACQUIRE);
+			if (__atomic_load_n(&e->object, __ATOMIC_ACQUIRE) == object)
+				return data;
+		}
+	}
+	return 0;
+}
+
+static __attribute__((unused)) void hotpatch_shadow_take_(void)
+{
+	while (__atomic_exchange_n(&hotpatch_shadow_lock_, 1, __ATOMIC_ACQUIRE))
+		__builtin_ia32_pause();
+}
+
+static __attribute__((unused)) void hotpatch_shadow_give_(void)
+{
+	__atomic_store_n(&hotpatch_shadow_lock_, 0, __ATOMIC_RELEASE);
+}
+
+static __attribute__((unused)) void *hotpatch_shadow_get_(const void *object, unsigned long id, unsigned long size)
+{
+	struct hotpatch_shadow_ **list = hotpatch_shadow_list_(object), *e, *spare;
+	void *fresh, *data = hotpatch_shadow_peek_(object, id);
+	if (data)
+		return data;
+	fresh = calloc(1, size);
+	spare = (struct hotpatch_shadow_ *)calloc(1, sizeof *spare);
+	if (!fresh || !spare) {
+		free(fresh);
+		free(spare);
+		return 0;
+	}
+	hotpatch_shadow_take_();
+	data = hotpatch_shadow_peek_(object, id);
+	if (!data) {
+		for (e = *list; e && e->object; e = e->next)
+			;
+		if (!e) {
+			e = spare;
+			spare = 0;
+			e->next = *list;
+			__atomic_store_n(list, e, __ATOMIC_RELEASE);
+		}
+		__atomic_store_n(&e->id, id, __ATOMIC_RELEASE);
+		__atomic_store_n(&e->data, fresh, __ATOMIC_RELEASE);
+		__atomic_store_n(&e->object, object, __ATOMIC_RELEASE);
+		data = fresh;
+		fresh = 0;
+	}
+	hotpatch_shadow_give_();
+	free(fresh);
+	free(spare);
+	return data;
+}
+
+/* object 0: all objects. */
+static __attribute__((unused)) void hotpatch_shadow_drop_(const void *object, unsigned long id)
+{
+	struct hotpatch_shadow_ *e;
+	void *data;
+	unsigned i;
+	for (i = 0; i < sizeof hotpatch_shadow_table_ / sizeof hotpatch_shadow_table_[0]; i++) {
+		if (object && &hotpatch_shadow_table_[i] != hotpatch_shadow_list_(object))
+			continue;
+		do {
+			data = 0;
+			hotpatch_shadow_take_();
+			for (e = hotpatch_shadow_table_[i]; e && !data; e = e->next) {
+				if (e->object && (!object || e->object == object) && e->id == id) {
+					data = e->data;
+					__atomic_store_n(&e->object, (const void *)0, __ATOMIC_RELEASE);
+				}
+			}
+			hotpatch_shadow_give_();
+			free(data);
+		} while (data);
+	}
+}
+#endif
+
+/*
  * What follows is how the macros are made. 0x31525048 is "HPR1".
  */
 #define HOTPATCH_RECORD_(tag, type, kind, value, declaration, pointer, text) \

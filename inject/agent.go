@@ -34,6 +34,7 @@ func (c Call) encode(b []byte) {
 // be closed; if hotpatch dies it ends by itself after some ten seconds.
 type Agent struct {
 	l        *Loader
+	tracer   *ptrace.Tracer
 	command  uint64
 	tid      int // as the target sees it
 	tcbTID   uint64
@@ -57,7 +58,7 @@ func (l *Loader) Start(t *ptrace.Tracer) (*Agent, error) {
 		l.slack = slack
 		l.mustLeave = append(l.mustLeave, leaving{lo: slack, hi: slack + uint64(len(bootCode))})
 	}
-	a := &Agent{l: l, tcbTID: l.region.Base + tpOffset + l.libc.tidOffset}
+	a := &Agent{l: l, tracer: t, tcbTID: l.region.Base + tpOffset + l.libc.tidOffset}
 	if err := l.predecessor(a.tcbTID); err != nil {
 		return nil, err
 	}
@@ -179,11 +180,19 @@ var ErrBatch = errors.New("too many calls in one batch")
 func (a *Agent) Do(calls ...Call) ([]uint64, error) { return a.do(0, calls) }
 
 func (a *Agent) do(quit uint64, calls []Call) ([]uint64, error) {
+	if err := a.ask(quit, calls); err != nil {
+		return nil, err
+	}
+	return a.results(len(calls))
+}
+
+// ask gives the agent a batch of calls.
+func (a *Agent) ask(quit uint64, calls []Call) error {
 	if a.dead {
-		return nil, a.l.noAgent("the agent has ended")
+		return a.l.noAgent("the agent has ended")
 	}
 	if len(calls) > maxCalls {
-		return nil, ErrBatch
+		return ErrBatch
 	}
 	d := a.l.region.data()
 	b := make([]byte, callSize*(len(calls)+1))
@@ -191,25 +200,28 @@ func (a *Agent) do(quit uint64, calls []Call) ([]uint64, error) {
 		c.encode(b[callSize*i:])
 	}
 	if err := a.l.mem.WriteAt(b, d+dCalls); err != nil {
-		return nil, err
+		return err
 	}
 	var w [8]byte
 	if quit != 0 {
 		put64(w[:], 0, quit)
 		if err := a.l.mem.WriteAt(w[:], d+dQuit); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	a.command++
 	put64(w[:], 0, a.command)
-	if err := a.l.mem.WriteAt(w[:], d+dCommand); err != nil {
-		return nil, err
-	}
+	return a.l.mem.WriteAt(w[:], d+dCommand)
+}
+
+// results waits until the batch is done and gives what its n calls returned.
+func (a *Agent) results(n int) ([]uint64, error) {
 	if err := a.await(); err != nil {
 		return nil, err
 	}
-	results := make([]uint64, len(calls))
-	if err := a.l.mem.ReadAt(b, d+dCalls); err != nil {
+	results := make([]uint64, n)
+	b := make([]byte, callSize*n)
+	if err := a.l.mem.ReadAt(b, a.l.region.data()+dCalls); err != nil {
 		return nil, err
 	}
 	for i := range results {

@@ -26,6 +26,12 @@
 // glibc from 2.31 and musl from 1.2 are known. Where a glibc before 2.34 has no
 // libpthread mapped, the worker is the agent; see library.go.
 //
+// # Near
+//
+// A library can be asked to lie within reach of what it changes (LoadNear). Its
+// copy is then moved, as prelink(8) did it, so that the loader maps it there by
+// itself (rebase.go); a loader that does not is led (steer.go).
+//
 // # Contract
 //
 // Prepare looks and refuses; it touches nothing. Loader.Start must be called

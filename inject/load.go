@@ -42,12 +42,13 @@ const memfdPrefix = "hotpatch:"
 //
 // Faults: "dlopen" (Unfit, with the loader's own text), "no-proc", "thread-locals".
 func (a *Agent) Load(name string, data []byte, serial uint64) (*Library, error) {
-	return a.load(name, data, serial, 0)
+	return a.load(name, data, serial, 0, 0)
 }
 
 // load is Load for a library whose link-time addresses are to grow by a number of
-// bytes, so that the loader maps it there; see rebase.
-func (a *Agent) load(name string, data []byte, serial, by uint64) (lib *Library, err error) {
+// bytes, so that the loader maps it there; see rebase. Or, if at is not 0, the
+// loader is made to map it at that address; see steer.
+func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Library, err error) {
 	image, err := elfsym.NewImage(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		return nil, err
@@ -101,7 +102,13 @@ func (a *Agent) load(name string, data []byte, serial, by uint64) (lib *Library,
 	if err != nil {
 		return nil, err
 	}
-	res, err := a.Do(Call{Fn: a.l.libc.dlopen, Args: [6]uint64{pathAt, rtldNow}})
+	open := Call{Fn: a.l.libc.dlopen, Args: [6]uint64{pathAt, rtldNow}}
+	var res []uint64
+	if at != 0 {
+		res, err = a.steer(open, &st, at)
+	} else {
+		res, err = a.Do(open)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -476,49 +483,4 @@ func (a *Agent) Unload(lib *Library) (unmapped bool, err error) {
 		}
 	}
 	return true, nil
-}
-
-// Map maps anonymous private memory at a fixed place that must be free. prot is
-// as for mmap(2). Fault "no-memory".
-func (a *Agent) Map(addr, size uint64, prot uint64) error {
-	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED_NOREPLACE
-	res, err := a.Do(Call{Fn: sysMmap, Args: [6]uint64{addr, size, prot, flags, ^uint64(0), 0}, Syscall: true})
-	if err != nil {
-		return err
-	}
-	switch got := res[0]; {
-	case got == addr:
-		return nil
-	case int64(got) < 0 && int64(got) > -4096:
-		return &fault.Error{
-			Kind: fault.NoAccess, Code: "no-memory", What: "cannot map memory in the process",
-			Where: fmt.Sprintf("%d bytes at %#x", size, addr), Why: "mmap gives " + unix.Errno(-int64(got)).Error(), Err: unix.Errno(-int64(got)),
-		}
-	default: // a kernel before 4.17 takes the address for a hint
-		_, err := a.Do(Call{Fn: sysMunmap, Args: [6]uint64{got, size}, Syscall: true})
-		if err == nil {
-			err = &fault.Error{Kind: fault.NoAccess, Code: "no-memory", What: "cannot map memory in the process", Where: fmt.Sprintf("%#x", addr), Why: "the place was taken meanwhile", Err: unix.EEXIST}
-		}
-		return err
-	}
-}
-
-// Unmap removes a mapping that Map made.
-func (a *Agent) Unmap(addr, size uint64) error {
-	_, err := a.Do(Call{Fn: sysMunmap, Args: [6]uint64{addr, size}, Syscall: true})
-	return err
-}
-
-// Protect changes the protection of pages that Map made; prot is as for
-// mprotect(2), and must not add execution.
-func (a *Agent) Protect(addr, size, prot uint64) error {
-	const sysMprotect = 10
-	res, err := a.Do(Call{Fn: sysMprotect, Args: [6]uint64{addr, size, prot}, Syscall: true})
-	if err != nil {
-		return err
-	}
-	if e := int64(res[0]); e != 0 {
-		return fmt.Errorf("protect %d bytes at %#x: %w", size, addr, unix.Errno(-e))
-	}
-	return nil
 }

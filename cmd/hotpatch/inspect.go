@@ -48,6 +48,10 @@ type inspection struct {
 	Kept         []function    `json:"kept,omitempty"`         // replace nothing
 	Bases        []base        `json:"bases,omitempty"`
 	References   []reference   `json:"references,omitempty"`
+	Images       []image       `json:"images,omitempty"` // builds that its places are bound to
+	Places       []place       `json:"places,omitempty"` // filled with addresses in these builds
+	Overrides    []string      `json:"overrides,omitempty"`
+	Builder      string        `json:"builder,omitempty"`
 	Hooks        []hook        `json:"hooks,omitempty"`
 }
 
@@ -62,6 +66,9 @@ type replacement struct {
 	Old        string      `json:"old,omitempty"`
 	OldBuildID string      `json:"old_build_id,omitempty"`
 	OldAddress *engine.Hex `json:"old_address,omitempty"`
+	OldNames   []string    `json:"old_names,omitempty"` // mangled
+	OldSize    uint64      `json:"old_size,omitempty"`
+	OldSHA256  string      `json:"old_sha256,omitempty"`
 	New        function    `json:"new"`
 }
 
@@ -74,6 +81,20 @@ type reference struct {
 	Symbol string     `json:"symbol"`
 	Kind   string     `json:"kind"` // any, function, variable
 	Slot   engine.Hex `json:"slot"`
+}
+
+type image struct {
+	Module  string `json:"module"`
+	BuildID string `json:"build_id"`
+}
+
+type place struct {
+	Address engine.Hex `json:"address"`
+	Kind    string     `json:"kind"`
+	Module  string     `json:"module,omitempty"` // none: the library itself
+	Target  engine.Hex `json:"target"`           // link-time address in the module
+	Addend  int64      `json:"addend"`
+	Symbol  string     `json:"symbol,omitempty"` // mangled
 }
 
 type hook struct {
@@ -103,6 +124,9 @@ func inspectionOf(p *patchfile.Patch) *inspection {
 			addr := engine.Hex(r.OldAddr)
 			out.OldBuildID, out.OldAddress = r.OldBuildID.String(), &addr
 		}
+		if r.OldImage != 0 {
+			out.OldNames, out.OldSize, out.OldSHA256 = r.OldNames, r.OldSize, printf("%x", r.OldSHA256)
+		}
 		in.Replacements = append(in.Replacements, out)
 	}
 	for _, f := range p.Kept {
@@ -115,6 +139,15 @@ func inspectionOf(p *patchfile.Patch) *inspection {
 	for _, r := range p.Refs {
 		in.References = append(in.References, reference{r.Query, kinds[r.Kind], engine.Hex(r.Slot)})
 	}
+	modules := make(map[uint32]string)
+	for _, im := range p.Images {
+		modules[im.Number] = im.Module
+		in.Images = append(in.Images, image{im.Module, im.BuildID.String()})
+	}
+	for _, b := range p.Binds {
+		in.Places = append(in.Places, place{engine.Hex(b.Place), b.Kind.String(), modules[b.Image], engine.Hex(b.Addr), b.Addend, b.Symbol})
+	}
+	in.Overrides, in.Builder = p.Overrides, p.Builder
 	for _, h := range []struct {
 		when  string
 		hooks []patchfile.Function
@@ -175,6 +208,16 @@ func showInspection(p *page, in *inspection) {
 	for _, r := range in.References {
 		field("refers to", r.Symbol+" ("+r.Kind+")")
 	}
+	for _, im := range in.Images {
+		field("bound to", im.BuildID+" ("+im.Module+")")
+	}
+	if len(in.Places) > 0 {
+		field("places", count(len(in.Places), "reference to addresses in it", "references to addresses in it"))
+	}
+	for _, o := range in.Overrides {
+		field("override", o)
+	}
+	field("built by", in.Builder)
 	for _, h := range in.Hooks {
 		field("hook", h.Function.label()+" ("+h.When+")")
 	}
@@ -190,6 +233,9 @@ func showInspection(p *page, in *inspection) {
 		old := r.Old
 		if r.OldAddress != nil {
 			old = printf("%s in build %s", r.OldAddress, r.OldBuildID)
+			if len(r.OldNames) > 0 {
+				old = elfsym.Demangle(r.OldNames[0]) + " at " + r.OldAddress.String()
+			}
 		}
 		t.add(old, r.New.label(), printf("%d", r.New.Size))
 	}

@@ -161,7 +161,7 @@ func newRoot(a *app) *cobra.Command {
 	})
 	root.CompletionOptions.DisableDefaultCmd = true // newCompletion has its own help
 	root.AddCommand(
-		newApply(a), newList(a), newRevert(a), newVerify(a), newStacks(a), newSymbols(a), newInspect(a),
+		newApply(a), newList(a), newRevert(a), newVerify(a), newStacks(a), newSymbols(a), newInspect(a), newBuild(a),
 		newVersion(a), newCompletion(a), newMan(a),
 	)
 	for _, c := range root.Commands() {

@@ -100,20 +100,16 @@ func (pl *planner) intrudersInto(m *elfsym.Module, list []*Replacement) error {
 // notAnInstruction reports whether no instruction of the function around begins
 // at an address: then the bytes there only look like a branch.
 func (pl *planner) notAnInstruction(at uint64, size int) bool {
-	f, _, ok := pl.t.space.FuncAt(at)
-	if !ok {
+	start, end, ok := pl.around(at)
+	if !ok || end <= at || end-start > 1<<20 {
 		return false
 	}
-	end, _, _, err := pl.t.space.Extent(f)
-	if err != nil || end <= at || end-f.Addr > 1<<20 {
+	code := make([]byte, end-start)
+	if pl.read(code, start) != nil {
 		return false
 	}
-	code := make([]byte, end-f.Addr)
-	if pl.read(code, f.Addr) != nil {
-		return false
-	}
-	for pc := f.Addr; pc < at; {
-		in, err := trampoline.Decode(code[pc-f.Addr:], pc)
+	for pc := start; pc < at; {
+		in, err := trampoline.Decode(code[pc-start:], pc)
 		if err != nil {
 			return false
 		}
@@ -121,8 +117,19 @@ func (pl *planner) notAnInstruction(at uint64, size int) bool {
 			return true
 		}
 	}
-	in, err := trampoline.Decode(code[at-f.Addr:], at)
+	in, err := trampoline.Decode(code[at-start:], at)
 	return err == nil && in.Len != size
+}
+
+// around gives the bounds of the function that has an address: of its symbol, or of its
+// frame if it has none.
+func (pl *planner) around(at uint64) (start, end uint64, ok bool) {
+	f, _, ok := pl.t.space.FuncAt(at)
+	if !ok {
+		return pl.t.space.Unnamed(at)
+	}
+	end, _, _, err := pl.t.space.Extent(f)
+	return f.Addr, end, err == nil
 }
 
 // intruder refuses a function that another one enters behind its entry; a virtual

@@ -17,6 +17,11 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add("full.so", data)
 	}
+	data, err := os.ReadFile(assemble(f, assembled))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("bound.so", data)
 	f.Add("", []byte{})
 	f.Fuzz(func(t *testing.T, path string, data []byte) {
 		p, err := Parse(path, data)
@@ -42,6 +47,14 @@ func FuzzParse(f *testing.F) {
 			if !p.Image.Executable(e.Addr) || e.Name == "" || !printable(e.Name, maxSymbol) {
 				t.Fatalf("export %+v", e)
 			}
+		}
+		var end uint64
+		for _, b := range p.Binds {
+			b0 := make([]byte, b.Kind.Size())
+			if err := p.Image.ReadVaddr(b0, b.Place); err != nil || b.Place < end || b.Kind < BindAbs64 || b.Kind > BindAbs32S {
+				t.Fatalf("place %+v: %v", b, err)
+			}
+			end = b.Place + uint64(len(b0))
 		}
 		for _, r := range p.Refs {
 			if r.Slot%8 != 0 || r.Query == "" {
