@@ -56,8 +56,17 @@ func callAide(n int, clear func(int, *Regs) bool) *aide {
 	}
 	a := &aide{clear: clear, items: make([]item, n)}
 	go a.run()
-	for end := time.Now().Add(waitForAide); a.tid.Load() == 0 && time.Now().Before(end); {
-		time.Sleep(20 * time.Microsecond)
+	for end := time.Now().Add(waitForAide); a.tid.Load() == 0; time.Sleep(20 * time.Microsecond) {
+		if time.Now().After(end) {
+			a.dismiss.Store(true)
+			return nil
+		}
+	}
+	// The aide does not lower itself: it might be kept from running before anybody
+	// knows its number, and with it whoever waits for the Go scheduler.
+	if errno := setScheduler(int(a.tid.Load()), scheduler{policy: unix.SCHED_IDLE}); errno != 0 {
+		a.dismiss.Store(true)
+		return nil
 	}
 	return a
 }
@@ -66,9 +75,6 @@ func callAide(n int, clear func(int, *Regs) bool) *aide {
 // with it: the priority must not reach another goroutine.
 func (a *aide) run() {
 	runtime.LockOSThread()
-	if errno := setScheduler(0, scheduler{policy: unix.SCHED_IDLE}); errno != 0 {
-		return
-	}
 	a.tid.Store(int32(unix.Gettid()))
 	for i := int32(0); !a.dismiss.Load(); {
 		if a.ready.Load() == i {
@@ -112,10 +118,8 @@ func (a *aide) catchUp() {
 
 // raise raises the aide. Precondition: it is not dismissed yet, so its thread exists.
 func (a *aide) raise() {
-	if tid := a.tid.Load(); tid != 0 {
-		_ = setScheduler(int(tid), scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority - 1})
-		a.raised = true
-	}
+	_ = setScheduler(int(a.tid.Load()), scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority - 1})
+	a.raised = true
 }
 
 // judged says that all are judged. A raised aide goes: resumed threads need its processor.

@@ -49,8 +49,8 @@ func parseNumber(t testing.TB, s string) int64 {
 func (f *figures) rounds(t *testing.T, b budget, p *testtarget.Process, patch string) {
 	t.Helper()
 	for ; b.more(f.trials); f.trials++ {
-		apply(t, p.PID(), patch)
-		revert(t, p.PID())
+		f.does(t, "apply", "--pid", strconv.Itoa(p.PID()), patch)
+		f.does(t, "revert", "--pid", strconv.Itoa(p.PID()), "--all")
 		f.survived++
 	}
 	p.Healthy(t)
@@ -182,8 +182,8 @@ func soakResidue(t *testing.T, b budget) (f figures) {
 	s := newSoakTarget(t, 4)
 	files := func() int { return len(filesUnder(t, os.TempDir(), "hotpatch")) }
 	once := func() {
-		apply(t, s.p.PID(), s.p1)
-		revert(t, s.p.PID())
+		f.does(t, "apply", "--pid", s.pid(), s.p1)
+		f.does(t, "revert", "--pid", s.pid(), "--all")
 	}
 	for range 20 { // what is there after the first time, and has settled
 		once()

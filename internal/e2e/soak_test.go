@@ -21,7 +21,26 @@ type figures struct {
 	counted  int // events that were counted: signals, calls, rounds
 	lost     int // of those, or wrong
 	added    int // of those, or left behind
+	busy     int // commands that ended with "not now" (exit status 3) and were repeated
 	note     string
+}
+
+// does runs a command of hotpatch that must succeed. On a busy machine the answer may be
+// "not now", with the target untouched; then it is given again.
+func (f *figures) does(t *testing.T, args ...string) {
+	t.Helper()
+	for range 5 {
+		r := testtarget.Run(t, args...)
+		if r.Exit == 0 {
+			return
+		}
+		if r.Exit != 3 {
+			t.Fatal(r)
+		}
+		t.Logf("again: %v", r)
+		f.busy++
+	}
+	t.Fatalf("it does not succeed: %v", args)
 }
 
 // budget says how long a class goes on: until a time, and for so many trials at least.
@@ -84,6 +103,9 @@ func TestSoak(t *testing.T) {
 			}
 			began := time.Now()
 			f := c.run(t, b)
+			if f.busy > 0 {
+				f.note += fmt.Sprintf("; %d commands ended with \"not now\" and were repeated", f.busy)
+			}
 			line := fmt.Sprintf("| %s | %d | %d | %s | %d | %d | %s |", c.name, f.trials, f.survived, many(f.counted), f.lost, f.added, f.note)
 			t.Logf("%s %v", line, time.Since(began).Round(time.Second))
 			if f.trials < b.least || f.survived != f.trials || f.lost != 0 || f.added != 0 {
