@@ -203,6 +203,12 @@ func startPostgres(t *testing.T) []int {
 	}
 	p := testtarget.Start(t, filepath.Join(filepath.Dir(bin), "postgres"), testtarget.Unready(), testtarget.Attr(as), testtarget.Dir(dir),
 		testtarget.Args("-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "jit=off"))
+	t.Cleanup(func() { // while it lives, it ends its children; they outlive it if it is killed
+		_ = syscall.Kill(p.PID(), syscall.SIGQUIT)
+		if !p.Exited(testtarget.Timeout) {
+			t.Error("postgres does not end")
+		}
+	})
 	waitFor(t, filepath.Join(dir, ".s.PGSQL.5432"))
 	if psql, err := exec.LookPath("psql"); err == nil {
 		testtarget.Start(t, psql, testtarget.Unready(), testtarget.Args("-h", dir, "-U", "postgres", "-c",
