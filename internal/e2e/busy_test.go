@@ -210,8 +210,9 @@ func holdIn(t testing.TB, p *testtarget.Process, function string) int {
 // goOn releases the thread in a function and checks what that gives.
 func goOn(t testing.TB, p *testtarget.Process, function string, want int) {
 	t.Helper()
+	ended := p.Expect(`^` + function + `\(5\) = `) // maybe before the answer
 	p.Ask("release", "^held 0$")
-	if got, line := p.Line(`^`+function+`\(5\) = `, testtarget.Timeout), fmt.Sprintf("%s(5) = %d", function, want); got != line {
+	if got, line := ended(), fmt.Sprintf("%s(5) = %d", function, want); got != line {
 		t.Fatalf("the target says %q, want %q", got, line)
 	}
 }

@@ -277,6 +277,7 @@ func TestBusyOneOfTwoThreads(t *testing.T) {
 	p := consistencyTarget(t)
 	patch := calcPatch(t, "recurses", 1000, "recurses", 1)
 	tid := stayIn(t, p, "recurses")
+	ended := p.Expect(`^finishes_again\(5\) = `)
 	p.Ask("thread finishes_again 5", "^begun ")
 	o := onlyThread(t, inTheWay(t, p, "apply", stack, patch), tid, "recurses", "stack")
 	if len(o.Chain) < 8 || !o.has("recurses", "recurses", "recurses", "recurses", "recurses", "recurses", "work") {
@@ -284,7 +285,9 @@ func TestBusyOneOfTwoThreads(t *testing.T) {
 	}
 	ticksOn(t, p)
 	goOn(t, p, "recurses", 5)
-	p.Line(`^finishes_again\(5\) = 8$`, testtarget.Timeout)
+	if got := ended(); got != "finishes_again(5) = 8" {
+		t.Errorf("the target says %q", got)
+	}
 	applyOne(t, p.PID(), with(stack, patch)...)
 	asks(t, p, "recurses", 5, 1005)
 }

@@ -53,6 +53,7 @@ func TestWaitingForInput(t *testing.T) {
 			p := consistencyTarget(t)
 			patch := calcPatch(t, test.function, 1000, test.function, 1)
 			before := arrivals(t, p)
+			ended := p.Expect("^" + test.loop + `\(3\) = `)
 			p.Ask("thread "+test.loop+" 3", "^begun ")
 			awaitArrivals(t, p, before+1)
 			end := beginJSON(t, "apply", "--pid", strconv.Itoa(p.PID()), "--consistency", "stack", "--timeout", "1m", patch)
@@ -74,7 +75,7 @@ func TestWaitingForInput(t *testing.T) {
 			}
 			// The first call was in the old code to its end, the others were not.
 			want := fmt.Sprintf("%s(3) = %d", test.loop, 1+1000+1000)
-			if got := p.Line("^"+test.loop+`\(3\) = `, testtarget.Timeout); got != want {
+			if got := ended(); got != want {
 				t.Errorf("the target says %q, want %q", got, want)
 			}
 			asks(t, p, test.function, 5, 1005)
@@ -90,6 +91,7 @@ func TestWaitingInVain(t *testing.T) {
 	p := consistencyTarget(t)
 	patch := calcPatch(t, "next_byte", 1000, "next_byte", 1)
 	before := arrivals(t, p)
+	ended := p.Expect(`^reads\(2\) = `)
 	begun := p.Ask("thread reads 2", "^begun ")
 	tid, err := strconv.Atoi(strings.TrimPrefix(begun, "begun "))
 	if err != nil {
@@ -112,7 +114,9 @@ func TestWaitingInVain(t *testing.T) {
 	}
 	ticksOn(t, p)
 	asks(t, p, "feeds", 2, 2)
-	p.Line(`^reads\(2\) = 2$`, testtarget.Timeout)
+	if got := ended(); got != "reads(2) = 2" {
+		t.Errorf("the target says %q", got)
+	}
 	applyOne(t, p.PID(), with(stack, patch)...)
 	asks(t, p, "next_byte", 5, 1005)
 }

@@ -223,7 +223,7 @@ func (p *Process) Send(line string) {
 func (p *Process) CloseInput() { _ = p.stdin.Close() }
 
 // Line gives the next line that the regular expression matches, and steps over
-// everything before it. It ends the test if none comes within the timeout.
+// everything before it: see Expect for lines of independent threads. It ends the test if none comes within the timeout.
 func (p *Process) Line(match string, timeout time.Duration) string {
 	p.t.Helper()
 	line, err := p.line(regexp.MustCompile(match), timeout)
@@ -234,12 +234,18 @@ func (p *Process) Line(match string, timeout time.Duration) string {
 }
 
 func (p *Process) line(match *regexp.Regexp, timeout time.Duration) (string, error) {
+	return p.lineFrom(&p.next, match, timeout)
+}
+
+// lineFrom gives the next line from *next on that matches, and moves *next behind
+// it. p.mu guards *next.
+func (p *Process) lineFrom(next *int, match *regexp.Regexp, timeout time.Duration) (string, error) {
 	deadline := time.After(timeout)
 	for {
 		p.mu.Lock()
-		for p.next < len(p.lines) {
-			line := p.lines[p.next]
-			p.next++
+		for *next < len(p.lines) {
+			line := p.lines[*next]
+			*next++
 			if match.MatchString(line) {
 				p.mu.Unlock()
 				return line, nil
@@ -255,6 +261,27 @@ func (p *Process) line(match *regexp.Regexp, timeout time.Duration) (string, err
 		case <-deadline:
 			return "", fmt.Errorf("none within %v", timeout)
 		}
+	}
+}
+
+// Expect is for a line that another thread prints than the one that answers
+// questions, so that it may come before an answer or after it, and Ask or Line
+// may step over it. It must be called before anything can make the program print
+// that line. The function that it gives waits for the first line since then that
+// the regular expression matches; called again, for the next one.
+func (p *Process) Expect(match string) (line func() string) {
+	p.t.Helper()
+	expr := regexp.MustCompile(match)
+	p.mu.Lock()
+	next := len(p.lines)
+	p.mu.Unlock()
+	return func() string {
+		p.t.Helper()
+		line, err := p.lineFrom(&next, expr, Timeout)
+		if err != nil {
+			p.t.Fatalf("process %d: no line matches %q: %v\n%s", p.pid, match, err, p.tail())
+		}
+		return line
 	}
 }
 

@@ -113,6 +113,17 @@ func TestNextLine(t *testing.T) {
 	if got := p.Ask("echo 2", "^echo"); got != "echo 1" && got != "echo 2" {
 		t.Errorf("answer %q", got)
 	}
+	// Another thread's line may come before an answer, or between two.
+	other := p.Expect("^other")
+	p.Send("other 1")
+	p.Send("other 2")
+	p.Ask("answer", "^answer$")
+	p.Ask("again", "^again$")
+	for _, want := range []string{"other 1", "other 2"} {
+		if got := other(); got != want {
+			t.Errorf("line %q, want %q", got, want)
+		}
+	}
 	p.CloseInput()
 	if !p.Exited(Timeout) {
 		t.Error("cat goes on without input")
