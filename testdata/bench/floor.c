@@ -1,29 +1,33 @@
 // The least that a pause can cost: stops all threads of a process, reads their
-// registers, writes five bytes of its code over themselves, and lets it go.
+// registers, writes five bytes over themselves at each of a number of addresses, and
+// lets it go.
 //
-//	floor PID ADDRESS ROUNDS
+//	floor PID ROUNDS ADDRESS...
 //
 // Nothing is looked at and nothing decided. Everything that can be done beforehand is:
-// the threads are seized, the memory is open, and the priority is the one that hotpatch
+// the threads are seized, the memory is open, this program is locked in memory, the
+// system calls have been made once in vain, and the priority is the one that hotpatch
 // has in its pause, if it may have it. Prints the pauses in nanoseconds, one a line: from
-// the first interrupt to the last detach. Exit status: 0, or 1 if something failed.
+// the first interrupt to the last detach, and behind it how much of it went into asking
+// the threads to stop, waiting for them and reading registers, writing, and letting go.
+// Exit status: 0, or 1 if something failed.
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 8192 };
+enum { MOST = 8192, BYTES = 5 };
 static pid_t tids[MOST];
 static struct user_regs_struct regs[MOST];
+static char code[16384][BYTES];
 
 static void die(const char *what) {
 	perror(what);
@@ -56,38 +60,52 @@ static int seize_all(const char *pid) {
 }
 
 int main(int argc, char **argv) {
-	if (argc != 4)
+	if (argc < 4 || argc - 3 > (int)(sizeof code / BYTES))
 		return 1;
-	off_t addr = strtoull(argv[2], NULL, 16);
-	int rounds = atoi(argv[3]);
-	char path[64], code[5];
+	int rounds = atoi(argv[2]), writes = argc - 3;
+	char path[64];
 	snprintf(path, sizeof path, "/proc/%s/mem", argv[1]);
 	int mem = open(path, O_RDWR);
-	if (mem < 0 || pread(mem, code, sizeof code, addr) != sizeof code)
+	if (mem < 0)
 		die(path);
+	off_t *at = calloc(writes, sizeof *at);
+	for (int i = 0; i < writes; i++) {
+		at[i] = strtoull(argv[3 + i], NULL, 16);
+		if (pread(mem, code[i], BYTES, at[i]) != BYTES)
+			die(argv[3 + i]);
+	}
+	mlockall(MCL_CURRENT | MCL_FUTURE);
 	for (int round = 0; round < rounds; round++) {
 		int n = seize_all(argv[1]);
 		struct sched_param fifo = {.sched_priority = 50}, other = {0};
 		sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &fifo);
+		int status;
+		ptrace(PTRACE_GETREGS, tids[0], 0, &regs[0]); // it runs: ESRCH
+		ptrace(PTRACE_DETACH, tids[0], 0, 0);
+		waitpid(tids[0], &status, __WALL | WNOHANG);
+
 		long began = now();
 		for (int i = 0; i < n; i++)
 			if (ptrace(PTRACE_INTERRUPT, tids[i], 0, 0) != 0)
 				die("interrupt");
+		long asked = now();
 		for (int i = 0; i < n; i++) {
-			int status;
 			if (waitpid(tids[i], &status, __WALL) != tids[i] || !WIFSTOPPED(status))
 				die("wait");
 			if (ptrace(PTRACE_GETREGS, tids[i], 0, &regs[i]) != 0)
 				die("getregs");
 		}
-		if (pwrite(mem, code, sizeof code, addr) != sizeof code)
-			die("write");
+		long stopped = now();
+		for (int i = 0; i < writes; i++)
+			if (pwrite(mem, code[i], BYTES, at[i]) != BYTES)
+				die("write");
+		long written = now();
 		for (int i = 0; i < n; i++)
 			if (ptrace(PTRACE_DETACH, tids[i], 0, 0) != 0)
 				die("detach");
-		long took = now() - began;
+		long ended = now();
 		sched_setscheduler(0, SCHED_OTHER, &other);
-		printf("%ld\n", took);
+		printf("%ld %ld %ld %ld %ld\n", ended - began, asked - began, stopped - asked, written - stopped, ended - written);
 		usleep(2000);
 	}
 	return 0;
