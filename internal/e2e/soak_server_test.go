@@ -86,8 +86,8 @@ func soakServer(t *testing.T, b budget, start func(*testing.T) (*served, []int),
 		for range max(b.least/turns, 1) {
 			pid := pids[f.trials%len(pids)]
 			f.trials++
-			f.does(t, "apply", "--pid", strconv.Itoa(pid), s.patch)
-			f.does(t, "revert", "--pid", strconv.Itoa(pid), s.name)
+			f.does(t, "apply", "--pid", strconv.Itoa(pid), "--timeout", "1m", s.patch)
+			f.does(t, "revert", "--pid", strconv.Itoa(pid), "--timeout", "1m", s.name)
 			f.survived++
 		}
 		window = time.Since(began)
