@@ -30,6 +30,9 @@ func (a *Agent) CleanStack(t *ptrace.Tracer) error {
 		if errors.Is(err, ptrace.ErrGone) {
 			return nil
 		}
+		if errors.Is(err, ptrace.ErrTimeout) {
+			return l.late("its thread does not stop")
+		}
 		if err != nil {
 			return err
 		}

@@ -51,6 +51,7 @@ const (
 	dOwner        = 0x160 // the process, as it sees itself: a forked child inherits the page, but none of the threads
 	dBorrowed     = 0x158 // the thread that was sent to the clone stub, as it sees it
 	dPthread      = 0x180 // pthread_t of the agent
+	dAttr         = 0x190 // pthread_attr_t of the agent, 56 bytes
 	dWorkerCalls  = 0x200
 	dCalls        = 0x400
 	dAbandonCalls = 0xa00
@@ -76,6 +77,12 @@ const (
 	cloneFlags = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000 | 0x200000 | 0x1000000
 
 	mxcsrDefault = 0x1f80
+
+	// agentStack is how much stack the agent gets: what the loader, constructors and
+	// hooks need in any program, also in one whose own threads have very little
+	// (RLIMIT_STACK, pthread_setattr_default_np) or too much to be mapped. It is less
+	// than a large page, which the kernel would give to it whole.
+	agentStack = 1 << 20
 )
 
 var le = binary.LittleEndian

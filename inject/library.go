@@ -20,6 +20,9 @@ type libc struct {
 	// pthreadCreate is 0 where no thread library is mapped (glibc before 2.34,
 	// program not linked with libpthread).
 	pthreadCreate, pthreadDetach, pthreadSelf uint64
+	// For the size of the agent's stack. Left alone in musl, whose default does, and
+	// whose pthread_attr_init takes a lock.
+	attrInit, attrSetStack uint64
 	// For the worker that is the agent itself: what pthread_create would do.
 	// Private interfaces of glibc, the same from 2.31 to 2.33.
 	uselocale, ctypeInit, allocateTLS, deallocateTLS uint64
@@ -89,6 +92,7 @@ func findLibc(space *elfsym.Space) (*libc, error) {
 		"dlopen": &c.dlopen, "dlclose": &c.dlclose, "dlerror": &c.dlerror,
 		"__libc_dlopen_mode": &c.dlopenMode,
 		"pthread_create":     &c.pthreadCreate, "pthread_detach": &c.pthreadDetach, "pthread_self": &c.pthreadSelf,
+		"pthread_attr_init": &c.attrInit, "pthread_attr_setstacksize": &c.attrSetStack,
 		"uselocale": &c.uselocale, "__ctype_init": &c.ctypeInit,
 		"_dl_allocate_tls": &c.allocateTLS, "_dl_deallocate_tls": &c.deallocateTLS,
 	}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
-	"os"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,10 +81,6 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(fd.file.Fd()), &st); err != nil {
-		return nil, fmt.Errorf("examine the delivered library: %w", err)
-	}
 	defer fd.file.Close()
 
 	pathAt, err := a.text(0, path)
@@ -105,7 +99,7 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	open := Call{Fn: a.l.libc.dlopen, Args: [6]uint64{pathAt, rtldNow}}
 	var res []uint64
 	if at != 0 {
-		res, err = a.steer(open, &st, at)
+		res, err = a.steer(open, &fd.id, at)
 	} else {
 		res, err = a.Do(open)
 	}
@@ -115,7 +109,10 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	lib.Handle = res[0]
 	if lib.Handle == 0 {
 		why := strings.ReplaceAll(a.loaderError(), path, name)
-		if _, cerr := a.Do(fd.close()); cerr != nil {
+		if !a.holds(fd) {
+			return nil, a.closedMeanwhile(int64(fd.fd))
+		}
+		if cerr := a.closeDelivered(fd); cerr != nil {
 			return nil, cerr
 		}
 		kind := fault.Unfit
@@ -131,10 +128,10 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	if err := a.OnAbandon(Call{Fn: a.l.libc.dlclose, Args: [6]uint64{lib.Handle}}); err != nil {
 		return nil, err
 	}
-	if _, err := a.Do(fd.close()); err != nil {
+	if err := a.closeDelivered(fd); err != nil {
 		return nil, err
 	}
-	if err := a.locate(lib, image, by, &st); err != nil {
+	if err := a.locate(lib, image, by, &fd.id); err != nil {
 		return nil, err
 	}
 	return lib, nil
@@ -240,109 +237,6 @@ func (a *Agent) prepareLoader() error {
 		return unknownLibc(l.libc.name, "libdl.so.2 lacks dlopen, dlerror or dlclose")
 	}
 	return nil
-}
-
-// delivered is a file in memory that the target has open.
-type delivered struct {
-	file *os.File // opened by us
-	fd   uint64   // the target's
-}
-
-func (d *delivered) close() Call { return Call{Fn: sysClose, Args: [6]uint64{d.fd}, Syscall: true} }
-
-const sysReadlink = 89
-
-// deliver makes a file in memory in the target, fills it, and gives the path by
-// which the target can open it.
-func (a *Agent) deliver(name string, data []byte, serial uint64) (*delivered, string, error) {
-	l := a.l
-	nameAt, err := a.text(0x800, memfdPrefix+name)
-	if err != nil {
-		return nil, "", err
-	}
-	selfAt, err := a.text(0x400, "/proc/thread-self")
-	if err != nil {
-		return nil, "", err
-	}
-	const linkMax = 255
-	linkAt := l.region.Base + scratchOffset + 0x600
-	res, err := a.Do(
-		Call{Fn: sysReadlink, Args: [6]uint64{selfAt, linkAt, linkMax}, Syscall: true},
-		Call{Fn: sysMemfdCreate, Args: [6]uint64{nameAt, unix.MFD_CLOEXEC}, Syscall: true},
-	)
-	if err != nil {
-		return nil, "", err
-	}
-	link, fd := int64(res[0]), int64(res[1])
-	if fd < 0 {
-		return nil, "", &fault.Error{
-			Kind: fault.Failed, Code: "no-memfd", What: "cannot deliver the patch library",
-			Where: fmt.Sprintf("process %d", l.proc.PID()), Why: "memfd_create gives " + unix.Errno(-fd).Error(),
-			Hint: "the process may have no file descriptor (RLIMIT_NOFILE) or memory left",
-		}
-	}
-	d := &delivered{fd: uint64(fd)}
-	if err := a.OnAbandon(d.close()); err != nil {
-		return nil, "", err
-	}
-	fail := func(err error) (*delivered, string, error) {
-		if d.file != nil {
-			d.file.Close()
-		}
-		if _, cerr := a.Do(d.close()); cerr != nil {
-			return nil, "", cerr
-		}
-		return nil, "", err
-	}
-	if link <= 0 || link > linkMax {
-		return fail(&fault.Error{
-			Kind: fault.NoAccess, Code: "no-proc", What: "cannot deliver the patch library",
-			Where: fmt.Sprintf("process %d", l.proc.PID()), Why: "the process sees no /proc (a chroot without it)",
-			Hint: "mount proc in the root directory of the process",
-		})
-	}
-	self := make([]byte, link)
-	if err := l.mem.ReadAt(self, linkAt); err != nil {
-		return fail(err)
-	}
-	if d.file, err = a.openFile(fd); err != nil {
-		return fail(err)
-	}
-	if _, err := d.file.WriteAt(data, 0); err != nil {
-		return fail(fmt.Errorf("write the patch library into the target: %w", err))
-	}
-	return d, "/proc/" + string(self) + "/fd" + spell(serial) + fmt.Sprintf("/%d", fd), nil
-}
-
-// openFile opens a descriptor of the target, by way of the agent's thread: a main
-// thread that has ended shows none.
-func (a *Agent) openFile(fd int64) (*os.File, error) {
-	tids, err := a.l.proc.Tasks()
-	if err != nil {
-		return nil, err
-	}
-	for _, tid := range slices.Backward(tids) { // new threads come last
-		if a.l.isTID(tid, a.tid) {
-			return a.l.proc.OpenRel(fmt.Sprintf("task/%d/fd/%d", tid, fd), os.O_RDWR)
-		}
-	}
-	return nil, a.l.noAgent("its thread has ended")
-}
-
-// spell writes a number as slashes, so that every load has a path of its own
-// that names the same file: the loader would take a path that it has seen for the library
-// that it has. The path goes through the agent's own thread, which will have
-// ended when a debugger tries to open it.
-func spell(serial uint64) string {
-	var b strings.Builder
-	for i := 0; i < 32; i++ {
-		if serial>>i&1 == 0 {
-			b.WriteString("/")
-		} else {
-			b.WriteString("/.")
-		}
-	}
-	return b.String()
 }
 
 // text puts a string into the scratch area and gives its address.

@@ -19,7 +19,9 @@ func (a *Agent) steer(open Call, file *unix.Stat_t, at uint64) ([]uint64, error)
 	if err != nil {
 		return nil, err
 	}
-	err = a.tracer.Stop(th, a.l.stopLimit)
+	if err = a.tracer.Stop(th, a.l.stopLimit); errors.Is(err, ptrace.ErrTimeout) {
+		return nil, a.l.late("its thread does not stop")
+	}
 	if err == nil {
 		err = a.ask(0, []Call{open})
 	}

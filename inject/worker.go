@@ -136,7 +136,13 @@ func (l *Loader) workerCalls() []Call {
 	if l.libc.musl {
 		return []Call{create}
 	}
-	return []Call{{Fn: l.libc.uselocale, Args: [6]uint64{lcGlobalLocale}}, create}
+	calls := []Call{{Fn: l.libc.uselocale, Args: [6]uint64{lcGlobalLocale}}}
+	if l.libc.attrInit != 0 && l.libc.attrSetStack != 0 {
+		attr := l.region.data() + dAttr
+		calls = append(calls, Call{Fn: l.libc.attrInit, Args: [6]uint64{attr}}, Call{Fn: l.libc.attrSetStack, Args: [6]uint64{attr, agentStack}})
+		create.Args[1] = attr
+	}
+	return append(calls, create)
 }
 
 // workerResult is where in D the result of the worker's last call will be. The

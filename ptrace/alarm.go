@@ -1,11 +1,12 @@
 package ptrace
 
 import (
-	"fmt"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hotpatch/internal/fault"
 )
 
 // alarmSignal interrupts a wait that has reached its deadline. It is sent to
@@ -23,7 +24,10 @@ func (t *Tracer) alarm(d time.Duration) (stop func(), err error) {
 		errno = setTimer(id, max(d, time.Microsecond), time.Millisecond)
 	}
 	if errno != 0 {
-		return nil, fmt.Errorf("set a timer: %w", errno)
+		return nil, &fault.Error{
+			Kind: fault.Failed, Code: "no-timer", What: "cannot watch the time of a stop", Why: errno.Error(),
+			Hint: "the user of hotpatch may have too many signals pending (ulimit -i)",
+		}
 	}
 	t.interruptAt = time.Now().Add(d)
 	return func() {
