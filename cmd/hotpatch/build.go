@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,11 +14,17 @@ import (
 	"hotpatch/internal/objdiff"
 	"hotpatch/internal/patchfile"
 	"hotpatch/internal/patchlink"
+	"hotpatch/internal/sourcetree"
 )
 
 type buildOptions struct {
 	pre, post []string
+	source    string
+	patches   []string
+	strip     limitFlag
+	command   []string
 	bases     []string
+	pid       pidFlag
 	debug     []string
 	allow     []string
 	libraries []string
@@ -24,35 +33,54 @@ type buildOptions struct {
 	version   versionFlag
 	text      string
 	cves      []string
+	jobs      limitFlag
+	keepWork  string
 }
 
 func newBuild(a *app) *cobra.Command {
 	var o buildOptions
 	cmd := &cobra.Command{
-		Use:   "build --pre A.o --post B.o --base BINARY -o FIX.so [flags]",
-		Short: "make a patch from object files before and after a change",
-		Long: `Make a patch from object files before and after a change of the source.
+		Use:   "build --source DIR --patch FILE --pid PID -o FIX.so -- COMMAND...",
+		Short: "make a patch from a change of the source",
+		Long: `Make a patch from a change of the source, or from object files before and after.
 
-Both must come from the same compiler with the same flags, among them
--ffunction-sections and -fdata-sections. Their code is compared, instruction by
-instruction; the functions that differ, and what is new, become the patch. Where
-everything else is, the base says: the program or the library that runs. It needs
-no symbols, since the code before the change is found in it; if that is not there,
-the base was built from another source, and is refused.
+With --source, a copy of the source tree is built with the command that is given, and
+the compilers that it calls by way of PATH are watched. Then the files are changed, and
+what has read a changed file is compiled again, with the same flags: which that is, the
+compilers say themselves. The tree must be clean and in the state before the change, and
+stays as it is.
+
+With --pre and --post the object files are yours. Both must come from the same compiler
+with the same flags, among them -ffunction-sections and -fdata-sections.
+
+The code of the objects is compared, instruction by instruction; the functions that
+differ, and what is new, become the patch. Where everything else is, the base says: the
+program or the library that runs. It needs no symbols, since the code before the change
+is found in it; if that is not there, the base was built from another source, and is
+refused.
 
 What a patch cannot do is refused with file, line and symbol: another initial value
 or size of existing data, another layout of types, another vtable, and so on. Some of
 it can be allowed by name, which is recorded in the patch.`,
-		Example: `  hotpatch build --pre old/parse.o --post new/parse.o --base /usr/sbin/served -o fix.so
-  hotpatch build --pre a.o --post a2.o --pre b.o --post b2.o --base served --base libserve.so.1 -o fix.so`,
-		Annotations: exits(0, 1, 2, 4, 7),
-		Args:        noArgs,
-		RunE:        a.start(func(cmd *cobra.Command, _ []string) error { return a.build(cmd, &o) }),
+		Example: `  hotpatch build --source . --patch ../fix.patch --pid 4711 -o fix.so -- make
+  hotpatch build --source served-1.2 --patch fix.patch --base /usr/sbin/served \
+      -o fix.so -- sh -c './configure && make -j4'
+  hotpatch build --pre old/parse.o --post new/parse.o --base /usr/sbin/served -o fix.so`,
+		Annotations: exits(0, 1, 2, 4, 5, 7),
+		RunE: a.start(func(cmd *cobra.Command, args []string) error {
+			o.command = args
+			return a.build(cmd, &o)
+		}),
 	}
 	f := cmd.Flags()
+	o.strip = 1
+	f.StringVar(&o.source, "source", "", "the source tree, before the change")
+	f.StringArrayVar(&o.patches, "patch", nil, "a change of it, for patch(1); can be repeated, and is applied in\nthis order")
+	f.Var(&o.strip, "strip", "directories to take off the names in the patches")
 	f.StringArrayVar(&o.pre, "pre", nil, "an object file before the change; can be repeated, with a --post\nfor each, in the same order")
 	f.StringArrayVar(&o.post, "post", nil, "the same object file after the change")
 	f.StringArrayVar(&o.bases, "base", nil, "the program or library that runs; can be repeated")
+	o.pid.add(cmd, "take the bases from a process: its program and its libraries")
 	f.StringArrayVar(&o.debug, "debug", nil, "a separate debug file of a base; can be repeated")
 	f.StringVarP(&o.out, "output", "o", "", "the patch library to be written")
 	f.StringVar(&o.name, "name", "", "the patch's name (default: that of the output)")
@@ -61,8 +89,10 @@ it can be allowed by name, which is recorded in the patch.`,
 	f.StringArrayVar(&o.cves, "cve", nil, "a CVE identifier that the patch is for; can be repeated")
 	f.StringArrayVar(&o.libraries, "library", nil, "a library that new code needs in addition, as for the compiler's\n-l, or a path; can be repeated")
 	f.StringArrayVar(&o.allow, "allow", nil, "allow what would be refused: "+strings.Join(objdiff.Overrides, ",\n")+"; can be repeated")
+	f.Var(&o.jobs, "jobs", "files to compile again at the same time (0: as many as processors)")
+	f.StringVar(&o.keepWork, "keep-work", "", "keep the copy, the objects and the output of the build in this\nnew directory")
 	for flag, name := range map[string]string{"pre": "A.o", "post": "B.o", "base": "BINARY", "debug": "FILE", "output": "FIX.so", "name": "NAME",
-		"description": "TEXT", "cve": "ID", "library": "LIB", "allow": "NAME"} {
+		"description": "TEXT", "cve": "ID", "library": "LIB", "allow": "NAME", "source": "DIR", "patch": "FILE", "keep-work": "DIR"} {
 		argument(cmd, flag, name)
 	}
 	a.addJSON(cmd)
@@ -70,16 +100,38 @@ it can be allowed by name, which is recorded in the patch.`,
 	return cmd
 }
 
-func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
+// check refuses flags that do not go together.
+func (o *buildOptions) check(cmd *cobra.Command) error {
 	switch {
-	case len(o.pre) == 0:
-		return usage("no object files given: --pre A.o --post B.o")
+	case o.source == "" && len(o.command) > 0:
+		return usage("unexpected argument %q", o.command[0])
+	case o.source == "" && len(o.pre) == 0 && len(o.post) == 0:
+		return usage("no source given: --source DIR, or --pre A.o --post B.o")
+	case o.source != "" && len(o.pre)+len(o.post) > 0:
+		return usage("--source and --pre, --post exclude each other")
+	case o.source == "" && (len(o.patches) > 0 || o.keepWork != "" || cmd.Flags().Changed("jobs") || cmd.Flags().Changed("strip")):
+		return usage("--patch, --strip, --jobs and --keep-work need --source")
 	case len(o.pre) != len(o.post):
 		return usage("%d times --pre and %d times --post are given", len(o.pre), len(o.post))
-	case len(o.bases) == 0:
-		return usage("no base given: --base BINARY")
+	case o.source != "" && len(o.patches) == 0:
+		return usage("no change given: --patch FILE")
+	case o.source != "" && len(o.command) == 0:
+		return usage("no build command given: -- COMMAND...")
+	case o.source != "" && cmd.ArgsLenAtDash() != 0:
+		return usage("unexpected argument %q: the build command comes after --", o.command[0])
+	case len(o.bases) == 0 && o.pid == 0:
+		return usage("no base given: --base BINARY or --pid PID")
+	case len(o.bases) > 0 && o.pid != 0:
+		return usage("--base and --pid exclude each other")
 	case o.out == "":
 		return usage("no output given: -o FIX.so")
+	}
+	return nil
+}
+
+func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
+	if err := o.check(cmd); err != nil {
+		return err
 	}
 	r := hotbuild.Request{
 		Allow: o.allow, Out: o.out, Progress: a.tell,
@@ -95,12 +147,23 @@ func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
 	for i := range o.pre {
 		r.Pairs = append(r.Pairs, hotbuild.Pair{Pre: o.pre[i], Post: o.post[i]})
 	}
-	for _, path := range o.bases {
-		r.Bases = append(r.Bases, hotbuild.Base{Path: path, Debug: o.debug})
-	}
 	ctx, stop := a.interruptible(cmd.Context())
 	defer stop()
-	result, err := hotbuild.Pairs(ctx, r)
+	work, done, err := o.work()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if o.pid != 0 {
+		if r.Bases, err = hotbuild.FromProcess(int(o.pid), filepath.Join(work, "bases")); err != nil {
+			return err
+		}
+	}
+	for _, path := range o.bases {
+		r.Bases = append(r.Bases, hotbuild.Base{Path: path})
+	}
+	hotbuild.AddDebug(r.Bases, o.debug)
+	result, err := o.make(ctx, r, work)
 	if err != nil {
 		return err
 	}
@@ -108,8 +171,48 @@ func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
 	return nil
 }
 
+func (o *buildOptions) make(ctx context.Context, r hotbuild.Request, work string) (*hotbuild.Result, error) {
+	if o.source == "" {
+		return hotbuild.Pairs(ctx, r)
+	}
+	s := hotbuild.Source{Tree: o.source, Command: o.command, Jobs: int(o.jobs), Work: work}
+	if s.Jobs == 0 {
+		s.Jobs = runtime.NumCPU()
+	}
+	for _, p := range o.patches {
+		s.Patches = append(s.Patches, sourcetree.Patch{Path: p, Strip: int(o.strip)})
+	}
+	return hotbuild.FromSource(ctx, r, s)
+}
+
+// work makes the directory for everything that is not kept.
+func (o *buildOptions) work() (dir string, done func(), err error) {
+	if o.keepWork != "" {
+		if err := os.Mkdir(o.keepWork, 0o700); err != nil {
+			return "", nil, usage("--keep-work: %v", err)
+		}
+		dir, err := filepath.Abs(o.keepWork)
+		return dir, func() {}, err
+	}
+	dir, err = os.MkdirTemp("", "hotpatch-build-")
+	if err != nil {
+		return "", nil, usage("no directory for temporary files: %v", err)
+	}
+	// What is left behind does no harm, and hides no result.
+	return dir, func() { _ = os.RemoveAll(dir) }, nil
+}
+
 func showBuilt(p *page, r *hotbuild.Result) {
 	p.line("%s: %s version %d", r.File, r.Name, r.Version)
+	if s := r.Source; s != nil {
+		for _, u := range s.Units {
+			what := "its code differs"
+			if !u.Differs {
+				what = "its code is the same"
+			}
+			p.line("  compiled again %s (%s): %s", u.Source, strings.Join(u.Because, ", "), what)
+		}
+	}
 	for _, f := range r.Replaced {
 		p.line("  replaces %s (%s): %s", f.Name, f.Module, f.Why)
 		if len(f.Inlined) > 0 {
@@ -119,13 +222,30 @@ func showBuilt(p *page, r *hotbuild.Result) {
 	for _, name := range r.Absent {
 		p.line("  %s has changed too, and the base has no code of it: it was inlined everywhere, or is not used", name)
 	}
-	p.line("  %d places refer to the base; %s", r.Bound, imports(r.Imports))
+	p.line("  %s to the base; %s", count(r.Bound, "place refers", "places refer"), imports(r.Imports))
+	if s := r.Source; s != nil {
+		showLeft(p, s)
+	}
 	for _, w := range r.Warnings {
 		where := ""
 		if w.File != "" {
 			where = fmt.Sprintf(" (%s:%d)", w.File, w.Line)
 		}
 		p.warning("%s%s: %s [%s]", w.Symbol, where, w.Why, w.Code)
+	}
+}
+
+// showLeft shows what of a change is not in the patch.
+func showLeft(p *page, s *hotbuild.Rebuilt) {
+	for _, u := range s.Elsewhere {
+		where := "nothing that is known"
+		if len(u.Linked) > 0 {
+			where = strings.Join(u.Linked, ", ")
+		}
+		p.line("  left out: %s, which is linked into %s and into none of the bases", u.Source, where)
+	}
+	if len(s.Unread) > 0 {
+		p.line("  no compiler reads %s", strings.Join(s.Unread, ", "))
 	}
 }
 

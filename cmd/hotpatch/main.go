@@ -10,9 +10,18 @@ import (
 
 	"hotpatch/internal/engine"
 	"hotpatch/internal/fault"
+	"hotpatch/internal/intercept"
+	"hotpatch/internal/rebuild"
 )
 
 func main() {
+	// In a build that it watches, hotpatch is called as the compilers are, and as
+	// the process that builds.
+	for _, other := range []func() (int, bool){intercept.Main, rebuild.Main} {
+		if status, called := other(); called {
+			os.Exit(status)
+		}
+	}
 	ignoreLostReaders()
 	engine.ToolVersion = build().short()
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))

@@ -54,7 +54,7 @@ func TestUsage(t *testing.T) {
 		{"apply --pid " + self + " --patch-version 2 a.so b.so", "are for one patch, and 2 are given"},
 		{"apply --pid " + self + " --signature s fix.so", "--signature is for --require-signature"},
 		{"apply --pid " + self + " --require-signature= fix.so", "--require-signature is empty"},
-		{"build", "no object files given"},
+		{"build", "no source given"},
 		{"build --pre a.o --base x -o f.so", "1 times --pre and 0 times --post"},
 		{"build --pre a.o --post b.o -o f.so", "no base given"},
 		{"build --pre a.o --post b.o --base x", "no output given"},

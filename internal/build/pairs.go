@@ -1,12 +1,12 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/ianlancetaylor/demangle"
 
@@ -14,7 +14,6 @@ import (
 	"hotpatch/internal/objdiff"
 	"hotpatch/internal/objfile"
 	"hotpatch/internal/patchlink"
-	"hotpatch/internal/runpre"
 )
 
 // Pair is an object file before and after the change.
@@ -25,7 +24,11 @@ type Pair struct{ Pre, Post string }
 type Base struct {
 	Path  string
 	Debug []string
+	Shown string // what people are told of it; empty: Path
+	Maybe bool   // a change may have nothing to do with it
 }
+
+func (b *Base) String() string { return cmp.Or(b.Shown, b.Path) }
 
 // Request is what a patch is to be made of.
 type Request struct {
@@ -68,6 +71,7 @@ type Result struct {
 	Bound    int        `json:"bound"`            // places that refer to the images
 	Imports  []string   `json:"imports,omitempty"`
 	Warnings []Warning  `json:"warnings,omitempty"`
+	Source   *Rebuilt   `json:"source,omitempty"` // if it was made from a change of source
 }
 
 // NothingToPatch is the answer that a change makes no difference in the object code.
@@ -77,131 +81,78 @@ func NothingToPatch(objects int) *fault.Error {
 }
 
 // Pairs makes a patch from pairs of objects. Faults: "nothing-to-patch" (NoChange), those
-// of objfile, objdiff, runpre and patchlink, "no-base" and "ambiguous-base". All refusals
-// of all pairs are given together.
+// of objfile, objdiff, runpre and patchlink, and "no-base". All refusals of all pairs are
+// given together.
 func Pairs(ctx context.Context, r Request) (*Result, error) {
 	tell := r.Progress
 	if tell == nil {
 		tell = func(string, ...any) {}
 	}
-	diffs, err := compare(r, tell)
+	changed, err := compare(r, tell)
 	if err != nil {
 		return nil, err
 	}
 	result := &Result{File: r.Out, Name: r.Meta.Name, Version: r.Meta.Version, Replaced: []Function{}}
-	inputs, err := place(ctx, r, diffs, tell, result)
-	if err != nil {
-		return nil, err
-	}
-	tell("linking %s", filepath.Base(r.Out))
-	report, err := patchlink.Link(ctx, inputs, r.Meta, r.Out)
-	if err != nil {
-		return nil, err
-	}
-	result.describe(diffs, report)
-	return result, nil
+	return result, r.finish(ctx, changed, tell, result)
 }
 
 // compare compares all pairs and gives the differences that are any.
-func compare(r Request, tell func(string, ...any)) ([]*objdiff.Diff, error) {
-	var diffs []*objdiff.Diff
+func compare(r Request, tell func(string, ...any)) ([]*candidate, error) {
+	var list []*candidate
 	var errs []error
 	for _, p := range r.Pairs {
 		tell("comparing %s", filepath.Base(p.Post))
-		pre, err := objfile.Open(p.Pre)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		post, err := objfile.Open(p.Post)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		d, err := objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow})
+		d, err := compareOne(r, p.Pre, p.Post)
 		switch {
 		case err != nil:
 			errs = append(errs, err)
 		case !d.Empty():
-			diffs = append(diffs, d)
+			list = append(list, &candidate{diff: d})
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	if len(diffs) == 0 {
+	if len(list) == 0 {
 		return nil, NothingToPatch(len(r.Pairs))
 	}
-	return diffs, nil
+	return list, nil
 }
 
-// place finds for each difference the image that has the object.
-func place(ctx context.Context, r Request, diffs []*objdiff.Diff, tell func(string, ...any), result *Result) ([]patchlink.Input, error) {
-	var images []*runpre.Image
-	for _, b := range r.Bases {
-		tell("reading %s", filepath.Base(b.Path))
-		im, err := runpre.Open(b.Path, b.Debug...)
-		if err != nil {
-			return nil, err
-		}
-		images = append(images, im)
+// compareOne compares two objects.
+func compareOne(r Request, before, after string) (*objdiff.Diff, error) {
+	pre, err := objfile.Open(before)
+	if err != nil {
+		return nil, err
 	}
-	var inputs []patchlink.Input
-	var errs []error
-	for _, d := range diffs {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		tell("finding the code of %s", filepath.Base(d.Pre.Path))
-		p, err := placeOne(r, images, d)
-		if err == nil {
-			err = p.Check(changed(d))
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		inputs = append(inputs, patchlink.Input{Diff: d, Base: p})
-		for _, w := range d.Warnings {
-			result.Warnings = append(result.Warnings, Warning{Code: w.Code, Symbol: demangle.Filter(w.Symbol), File: w.File, Line: w.Line, Why: w.Why, Hint: w.Hint, Override: w.Override})
-		}
+	post, err := objfile.Open(after)
+	if err != nil {
+		return nil, err
 	}
-	return inputs, errors.Join(errs...)
+	return objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow})
 }
 
-// placeOne finds the one image that was linked from an object.
-func placeOne(r Request, images []*runpre.Image, d *objdiff.Diff) (*runpre.Placement, error) {
-	var found []*runpre.Placement
-	var in []string
-	var errs []error
-	for i, im := range images {
-		p, err := im.Match(d.Pre)
-		switch {
-		case err == nil:
-			found = append(found, p)
-			in = append(in, r.Bases[i].Path)
-		case fault.CodeOf(err) == "different-source":
-			errs = append(errs, err)
-		default:
-			return nil, err
-		}
+// finish makes the patch of all that has changed.
+func (r *Request) finish(ctx context.Context, changed []*candidate, tell func(string, ...any), result *Result) error {
+	inputs, err := r.place(ctx, changed, tell, result)
+	if err != nil {
+		return err
 	}
-	switch {
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		return nil, &fault.Error{Kind: fault.Unfit, Code: "ambiguous-base", What: "cannot tell where the code runs", Where: d.Pre.Path,
-			Why: "its functions are in " + strings.Join(in, " and "), Hint: "build a patch for one of them at a time"}
-	case len(images) == 1:
-		return nil, errs[0]
+	tell("linking %s", filepath.Base(r.Out))
+	report, err := patchlink.Link(ctx, inputs, r.Meta, r.Out)
+	if err != nil {
+		return err
 	}
-	return nil, &fault.Error{Kind: fault.Unfit, Code: "no-base", What: "cannot find the code that runs", Where: d.Pre.Path,
-		Why:  fmt.Sprintf("none of %d images was linked from it", len(images)),
-		Hint: "name the program or library that has it with --base; it must be built from this very source, with the same compiler and flags", Err: errors.Join(errs...)}
+	var diffs []*objdiff.Diff
+	for _, in := range inputs {
+		diffs = append(diffs, in.Diff)
+	}
+	result.describe(diffs, report)
+	return nil
 }
 
-// changed gives the code that the patch replaces.
-func changed(d *objdiff.Diff) []*objfile.Symbol {
+// changedCode gives the code that the patch replaces.
+func changedCode(d *objdiff.Diff) []*objfile.Symbol {
 	var list []*objfile.Symbol
 	for _, f := range d.Changed {
 		list = append(list, f.Pre)

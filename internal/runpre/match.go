@@ -30,6 +30,14 @@ const most = 64
 // which it is looked for.
 const crowd = 512
 
+// Misfit is the Details of the fault "different-source".
+type Misfit struct {
+	Functions int `json:"functions"` // of the object
+	Placed    int `json:"placed"`    // that are in the image as they are
+	Differ    int `json:"differ"`
+	Ambiguous int `json:"ambiguous"` // code like theirs is there, and may be another's
+}
+
 // Match finds where the functions and variables of an object are. The object
 // must be one from which the image may have been linked; sections per function
 // and variable may be there in addition. The fault is "different-source" if
@@ -47,7 +55,7 @@ func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
 	// Every image that uses an inline function has it: where there are others,
 	// only those tell.
 	shared := !slices.ContainsFunc(m.funcs, func(f *function) bool { return f.sec.Group == nil })
-	placed, differ := 0, 0
+	placed, differ, ambiguous := 0, 0, 0
 	for _, v := range p.Verdicts() {
 		if v.Symbol.Section.Group != nil && !shared {
 			continue
@@ -57,12 +65,15 @@ func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
 			placed++
 		case Differs:
 			differ++
+		case Ambiguous:
+			ambiguous++
 		}
 	}
 	if len(m.funcs) > 0 && placed <= differ && (placed == 0 || differ > 1) || len(m.funcs) > 0 && placed == 0 {
 		e := &fault.Error{Kind: fault.Unfit, Code: "different-source", What: "the image was not built from this object", Where: im.name,
-			Why:  fmt.Sprintf("of the %d functions of %s, %d are in it as they are, and %d are different", len(m.funcs), pre.Path, placed, differ),
-			Hint: "compile with the compiler and the flags of the build that runs, without -flto"}
+			Why:     fmt.Sprintf("of the %d functions of %s, %d are in it as they are, and %d are different", len(m.funcs), pre.Path, placed, differ),
+			Hint:    "compile with the compiler and the flags of the build that runs, without -flto",
+			Details: Misfit{Functions: len(m.funcs), Placed: placed, Differ: differ, Ambiguous: ambiguous}}
 		for _, f := range m.funcs {
 			if f.miss != nil && f.placed == nil {
 				e.Why += "; " + f.miss.Error()

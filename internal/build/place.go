@@ -1,0 +1,197 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ianlancetaylor/demangle"
+
+	"hotpatch/internal/fault"
+	"hotpatch/internal/objdiff"
+	"hotpatch/internal/patchlink"
+	"hotpatch/internal/rebuild"
+	"hotpatch/internal/runpre"
+)
+
+// candidate is an object whose code has changed, and where it was found.
+type candidate struct {
+	diff *objdiff.Diff
+	unit *rebuild.Unit // nil if only the objects are known
+	in   []found
+}
+
+// found is an image that has an object.
+type found struct {
+	base int
+	at   *runpre.Placement
+}
+
+// finder finds the images that have objects.
+type finder struct {
+	bases  []Base
+	images []*runpre.Image // nil: not read yet
+	tell   func(string, ...any)
+}
+
+func (f *finder) image(i int) (*runpre.Image, error) {
+	if f.images[i] == nil {
+		f.tell("reading %s", filepath.Base(f.bases[i].Path))
+		im, err := runpre.Open(f.bases[i].Path, f.bases[i].Debug...)
+		if err != nil {
+			return nil, err
+		}
+		f.images[i] = im
+	}
+	return f.images[i], nil
+}
+
+// place finds for each object that has changed the images that have it. Several images
+// may: each has its own copy, and all are patched.
+func (r *Request) place(ctx context.Context, changed []*candidate, tell func(string, ...any), result *Result) ([]patchlink.Input, error) {
+	f := &finder{bases: r.Bases, images: make([]*runpre.Image, len(r.Bases)), tell: tell}
+	var errs []error
+	for _, c := range changed {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		tell("finding the code of %s", c.name())
+		elsewhere, err := f.find(c)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if elsewhere {
+			one := unitOf(*c.unit)
+			one.Differs = true
+			result.Source.Elsewhere = append(result.Source.Elsewhere, one)
+		}
+	}
+	single(changed)
+	var inputs []patchlink.Input
+	for _, c := range changed {
+		for _, p := range c.in {
+			if err := p.at.Check(changedCode(c.diff)); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			inputs = append(inputs, patchlink.Input{Diff: c.diff, Base: p.at})
+		}
+		if len(c.in) > 0 {
+			for _, w := range c.diff.Warnings {
+				result.Warnings = append(result.Warnings, Warning{Code: w.Code, Symbol: demangle.Filter(w.Symbol), File: w.File, Line: w.Line, Why: w.Why, Hint: w.Hint, Override: w.Override})
+			}
+		}
+	}
+	if len(errs) == 0 && len(inputs) == 0 {
+		e := f.nowhere(changed[0], nil)
+		e.Details = result.Source
+		return nil, e
+	}
+	return inputs, errors.Join(errs...)
+}
+
+func (c *candidate) name() string {
+	if c.unit != nil {
+		return c.unit.Source
+	}
+	return filepath.Base(c.diff.Pre.Path)
+}
+
+// find finds the images that have an object. elsewhere is true if it is certain that
+// none has.
+func (f *finder) find(c *candidate) (elsewhere bool, err error) {
+	var where []int
+	if c.unit != nil {
+		where = c.unit.Images // as it was linked
+	}
+	known := len(where) > 0
+	if !known {
+		for i := range f.bases {
+			where = append(where, i)
+		}
+	}
+	var errs []error
+	none := true
+	for _, i := range where {
+		im, err := f.image(i)
+		if err != nil {
+			return false, err
+		}
+		at, err := im.Match(c.diff.Pre)
+		var misfit *fault.Error
+		switch {
+		case err == nil:
+			c.in = append(c.in, found{i, at})
+		case errors.As(err, &misfit) && misfit.Code == "different-source":
+			errs = append(errs, err)
+			m, ok := misfit.Details.(runpre.Misfit)
+			none = none && ok && m.Placed == 0 && m.Ambiguous == 0
+		default:
+			return false, err
+		}
+	}
+	switch {
+	case known && len(errs) > 0:
+		return false, errors.Join(errs...)
+	case len(c.in) > 0:
+		return false, nil
+	case len(where) == 1 && c.unit == nil:
+		return false, errs[0]
+	case c.unit != nil && none:
+		return true, nil
+	}
+	return false, f.nowhere(c, errors.Join(errs...))
+}
+
+// nowhere is the answer that no image has an object.
+func (f *finder) nowhere(c *candidate, err error) *fault.Error {
+	e := &fault.Error{Kind: fault.Unfit, Code: "no-base", What: "cannot find the code that runs", Where: c.name(),
+		Why:  fmt.Sprintf("none of %d images was linked from it", len(f.bases)),
+		Hint: "name the program or library that has it with --base; it must be built from this very source, with the same compiler and flags", Err: err}
+	if c.unit != nil && len(c.unit.Linked) > 0 {
+		e.Why += "; the build links it into " + strings.Join(c.unit.Linked, ", ")
+	}
+	return e
+}
+
+// single leaves one of the objects that were compiled of one source and found in one
+// image without being known to be linked into it, such as libtool's two: the one of
+// which more is there.
+func single(changed []*candidate) {
+	type key struct {
+		source string
+		base   int
+	}
+	best := make(map[key]*candidate)
+	count := func(c *candidate, base int) (n int) {
+		for _, p := range c.in {
+			if p.base == base {
+				for _, v := range p.at.Verdicts() {
+					if v.State == runpre.Placed {
+						n++
+					}
+				}
+			}
+		}
+		return n
+	}
+	for _, c := range changed {
+		if c.unit == nil || len(c.unit.Images) > 0 {
+			continue
+		}
+		for _, p := range c.in {
+			k := key{c.unit.Source, p.base}
+			if b := best[k]; b == nil || count(c, p.base) > count(b, p.base) {
+				best[k] = c
+			}
+		}
+	}
+	for _, c := range changed {
+		if c.unit != nil && len(c.unit.Images) == 0 {
+			c.in = slices.DeleteFunc(c.in, func(p found) bool { return best[key{c.unit.Source, p.base}] != c })
+		}
+	}
+}

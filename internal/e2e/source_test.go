@@ -1,0 +1,444 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"hotpatch/internal/testtarget"
+)
+
+// project is a small program with its own way of being built.
+type project struct {
+	files   map[string]string // "!" in front of a name: executable
+	command []string
+	program string // what the command makes
+	image   string // what has the code; empty: the program
+}
+
+// servedFiles is the source of a program that answers numbers with those of answer(),
+// declared in a header whose inline function two files use.
+func servedFiles() map[string]string {
+	return map[string]string{
+		"main.c": `#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include "bounds.h"
+
+int answer(int x);
+int second(int x);
+
+int main(void) {
+	char line[64];
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	printf("READY %d\n", getpid());
+	while (fgets(line, sizeof line, stdin) != NULL) {
+		int x = atoi(line);
+		printf("%d -> %d %d\n", x, answer(x), second(x));
+	}
+	return 0;
+}
+`,
+		"bounds.h": `/* What is too large. */
+#define LARGEST 1000
+static inline int bounded(int x) { return x > LARGEST ? LARGEST : x; }
+`,
+		"answer.c": `#include "bounds.h"
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+static int calls;
+static char last[32];
+int answer(int x) {
+	calls++;
+	snprintf(last, sizeof last, "%d/%d", x, calls);
+	if (strchr(last, '/') == NULL) {
+		puts("cannot be");
+		return -1;
+	}
+	return bounded(x) * 10 + calls;
+}
+int unused(int x) {
+	assert(x > __LINE__);
+	return x;
+}
+`,
+		"second.c": `#include "bounds.h"
+#include <stdio.h>
+static int most;
+int second(int x) {
+	if (x > 100000) {
+		printf("%d is more than %d\n", x, most);
+		most = x;
+	}
+	return bounded(x + 1);
+}
+`,
+		"README": "A program.\n",
+	}
+}
+
+// wrongMake has rules without headers: make alone would compile too little.
+const wrongMake = `CFLAGS = -O2
+served: main.o answer.o second.o
+	$(CC) -o $@ $^
+`
+
+func (p project) with(name, text string) project {
+	files := map[string]string{name: text}
+	for n, t := range p.files {
+		if n != name {
+			files[n] = t
+		}
+	}
+	p.files = files
+	return p
+}
+
+func (p project) write(t *testing.T, dir string) {
+	t.Helper()
+	for name, text := range p.files {
+		mode := os.FileMode(0o644)
+		if plain, executable := strings.CutPrefix(name, "!"); executable {
+			name, mode = plain, 0o755
+		}
+		path := filepath.Join(dir, name)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = os.WriteFile(path, []byte(text), mode)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// base builds the program as its distributor would, strips it, and gives the program
+// and the image that has the code.
+func (p project) base(t *testing.T) (program, image string) {
+	t.Helper()
+	dir := t.TempDir()
+	p.write(t, dir)
+	cmd := exec.Command(p.command[0], p.command[1:]...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, out)
+	}
+	program = filepath.Join(dir, p.program)
+	image = program
+	if p.image != "" {
+		image = filepath.Join(dir, p.image)
+	}
+	run(t, "strip", "-s", image)
+	return program, image
+}
+
+// source writes the tree that hotpatch is given.
+func (p project) source(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "source")
+	p.write(t, dir)
+	return dir
+}
+
+// patch writes a patch that replaces texts in files, given as file, old, new.
+func (p project) patch(t *testing.T, edits ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	p.write(t, filepath.Join(dir, "a"))
+	p.write(t, filepath.Join(dir, "b"))
+	for ; len(edits) > 0; edits = edits[3:] {
+		path := filepath.Join(dir, "b", edits[0])
+		old, err := os.ReadFile(path)
+		if err != nil && edits[1] != "" {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(old), edits[1]) {
+			t.Fatalf("%s has no %q", edits[0], edits[1])
+		}
+		text := strings.Replace(string(old), edits[1], edits[2], 1)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("diff", "-ruN", "a", "b")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if err == nil || len(out) == 0 {
+		t.Fatalf("%v: %v: %s", cmd, err, out)
+	}
+	path := filepath.Join(dir, "fix.patch")
+	if err := os.WriteFile(path, out, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// treeState gives what there is of a tree to compare.
+func treeState(t *testing.T, dir string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", `cd "$1" && find . -printf '%p %y %m %s %T@ %l\n' | sort && find . -type f -exec sha256sum {} + | sort`, "sh", dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// buildSource runs hotpatch build on the project, and checks that the tree is as it
+// was.
+func (p project) buildSource(t *testing.T, image, patch string, more ...string) (r testtarget.Result, out string) {
+	t.Helper()
+	testtarget.Need(t, "make")
+	testtarget.Need(t, "patch")
+	tree := p.source(t)
+	before := treeState(t, tree)
+	out = filepath.Join(t.TempDir(), "fix.so")
+	args := append([]string{"build", "--source", tree, "--patch", patch, "-o", out, "--name", "fix"}, more...)
+	if image != "" {
+		args = append(args, "--base", image)
+	}
+	r = testtarget.Run(t, append(append(args, "--"), p.command...)...)
+	if after := treeState(t, tree); after != before {
+		t.Fatalf("the source tree has changed:\n%s\nwas\n%s\n%v", after, before, r)
+	}
+	return r, out
+}
+
+func makeProject() project {
+	return project{files: servedFiles(), command: []string{"make", "-j2"}, program: "served"}.with("Makefile", wrongMake)
+}
+
+// fixed makes a patch, and applies it to the running program, whose answers to 5000
+// are then those. It was called before, once.
+func (p project) fixed(t *testing.T, before, after string, edits ...string) testtarget.Result {
+	t.Helper()
+	program, image := p.base(t)
+	r, patch := p.buildSource(t, image, p.patch(t, edits...))
+	if r.Exit != 0 {
+		t.Fatalf("it should exit with 0\n%v", r)
+	}
+	q := testtarget.Start(t, program)
+	is := func(want string) {
+		t.Helper()
+		if got := q.Ask("5000", `^5000 -> `); got != "5000 -> "+want {
+			t.Fatalf("it says %q, want %q\n%v", got, want, r)
+		}
+	}
+	was := testtarget.TextSnapshot(t, q.PID())
+	is(fmt.Sprintf(before, 1))
+	apply(t, q.PID(), patch)
+	is(fmt.Sprintf(after, 2))
+	revert(t, q.PID(), "fix")
+	is(fmt.Sprintf(before, 3))
+	verify(t, q.PID())
+	unchanged(t, was, q.PID())
+	q.Healthy(t)
+	return r
+}
+
+// says ends the test unless the answer has all texts.
+func says(t *testing.T, r testtarget.Result, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(r.Stdout+r.Stderr, text) {
+			t.Errorf("it does not say %q\n%v", text, r)
+		}
+	}
+}
+
+// TestSource: patches are made from changes of source, with the project's own build
+// command, and do in the running process what the new source does.
+func TestSource(t *testing.T) {
+	t.Parallel()
+	t.Run("one file", func(t *testing.T) {
+		t.Parallel()
+		r := makeProject().fixed(t, "1000%d 1000", "2000%d 1000", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
+		says(t, r, "compiled again answer.c (answer.c)", "replaces answer (served)")
+		if strings.Contains(r.Stdout, "unused") {
+			t.Errorf("moved lines are taken for a change\n%v", r)
+		}
+	})
+	t.Run("a header of which make does not know", func(t *testing.T) {
+		t.Parallel()
+		r := makeProject().fixed(t, "1000%d 1000", "500%d 500", "bounds.h", "LARGEST 1000", "LARGEST 500")
+		says(t, r, "compiled again answer.c (bounds.h)", "compiled again second.c (bounds.h)", "compiled again main.c (bounds.h): its code is the same")
+	})
+	t.Run("lines move", func(t *testing.T) {
+		t.Parallel()
+		r := makeProject().fixed(t, "1000%d 1000", "999%d 1000", "answer.c", "\tcalls++;\n", "\tcalls++;\n\tif (x == 5000)\n\t\tx = 999;\n")
+		if strings.Contains(r.Stdout, "unused") {
+			t.Errorf("a function that has only moved is replaced\n%v", r)
+		}
+	})
+	t.Run("new function and header", func(t *testing.T) {
+		t.Parallel()
+		makeProject().fixed(t, "1000%d 1000", "7%d 1000", "answer.c", "static int calls;", "#include \"more.h\"\nstatic int calls;",
+			"answer.c", "bounded(x) * 10", "more(x) * 10", "more.h", "", "static __attribute__((noinline)) int more(int x) { return x > 7 ? 0 : 1; }\n",
+			"answer.c", "+ calls;", "+ calls + 70;")
+	})
+	t.Run("compiled and linked at once", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", "served: main.c answer.c second.c\n\t$(CC) -O2 -MD -o $@ $^ -lm\n")
+		p.fixed(t, "1000%d 1000", "2000%d 1000", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
+	})
+	t.Run("library and archive and two objects of each source", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", `served: main.o libserved.so
+	$(CC) -o $@ main.o -L. -lserved -Wl,-rpath,$(CURDIR)
+libserved.so: .libs/answer.o .libs/second.o
+	ar cr .libs/libconv.a .libs/second.o
+	$(CC) -shared -Wl,-soname,libserved.so -o $@ .libs/answer.o -Wl,--whole-archive .libs/libconv.a -Wl,--no-whole-archive
+.libs/%.o: %.c
+	mkdir -p .libs
+	$(CC) -O2 -fPIC -DPIC -c -o $*.o $<
+	mv $*.o $@
+	$(CC) -O2 -c -o $*.o $<
+`)
+		p.image = "libserved.so"
+		r := p.fixed(t, "1000%d 1000", "500%d 500", "bounds.h", "LARGEST 1000", "LARGEST 500")
+		says(t, r, "replaces second (libserved.so)")
+	})
+	t.Run("flags of its own in a directory", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", "served: main.o sub/libsub.a\n\t$(CC) -o $@ main.o sub/libsub.a\nmain.o: main.c\n\t$(CC) -O2 -c main.c\nsub/libsub.a:\n\t$(MAKE) -C sub CFLAGS=-O1\n").
+			with("sub/Makefile", "libsub.a: answer.o second.o\n\tar rcs $@ $^\n%.o: ../%.c ; gcc @flags $(CFLAGS) -c -o $@ $<\n").with("sub/flags", "-DSUB='1 2'\n-fno-strict-aliasing")
+		p.fixed(t, "1000%d 1000", "500%d 500", "bounds.h", "LARGEST 1000", "LARGEST 500")
+	})
+	t.Run("generated source", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", "served: main.o answer.o second.o\n\t$(CC) -o $@ $^\nmain.o answer.o second.o: bounds.h\nbounds.h: bounds.in gen.sh\n\tsh gen.sh <bounds.in >$@\n%.o: %.c\n\t$(CC) -O2 -c $<\n").
+			with("gen.sh", "sed s/@LARGEST@/1000/g\n").with("bounds.in", "static inline int bounded(int x) { return x > @LARGEST@ ? @LARGEST@ : x; }\n")
+		delete(p.files, "bounds.h")
+		r := p.fixed(t, "1000%d 1000", "500%d 500", "gen.sh", "1000", "500")
+		says(t, r, "building once more", "compiled again second.c (bounds.h)")
+	})
+	t.Run("tool that makes a source", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", "served: main.o answer.o second.o\n\t$(CC) -o $@ $^\nmain.o answer.o second.o: bounds.h\nbounds.h: gen\n\t./gen >$@\ngen: gen.c\n\t$(CC) -o $@ $<\n%.o: %.c\n\t$(CC) -O2 -c $<\n").
+			with("gen.c", "#include <stdio.h>\nint main(void) { printf(\"static inline int bounded(int x) { return x > %d ? %d : x; }\\n\", 1000, 1000); return 0; }\n")
+		delete(p.files, "bounds.h")
+		r := p.fixed(t, "1000%d 1000", "500%d 500", "gen.c", "1000, 1000", "500, 500")
+		says(t, r, "building once more", "compiled again answer.c (bounds.h)")
+	})
+	t.Run("launcher", func(t *testing.T) {
+		t.Parallel()
+		testtarget.Need(t, "ccache")
+		p := makeProject()
+		p.command = []string{"make", "CC=ccache gcc"}
+		p.fixed(t, "1000%d 1000", "2000%d 1000", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
+	})
+	t.Run("clang", func(t *testing.T) {
+		t.Parallel()
+		testtarget.Need(t, "clang")
+		p := makeProject()
+		p.command = []string{"make", "CC=clang"}
+		p.fixed(t, "1000%d 1000", "2000%d 1000", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
+	})
+	t.Run("CMake", func(t *testing.T) {
+		t.Parallel()
+		testtarget.Need(t, "cmake")
+		p := makeProject().with("CMakeLists.txt", "cmake_minimum_required(VERSION 3.10)\nproject(served C)\nadd_library(parts STATIC answer.c second.c)\nadd_executable(served main.c)\ntarget_link_libraries(served parts)\n")
+		p.command = []string{"sh", "-c", "cmake -DCMAKE_BUILD_TYPE=RelWithDebInfo -B out . && cmake --build out -j2"}
+		p.program = "out/served"
+		p.fixed(t, "1000%d 1000", "500%d 500", "bounds.h", "LARGEST 1000", "LARGEST 500")
+	})
+}
+
+// TestSourceOfProcess: the bases can be those that a process runs, also if the program
+// file is no longer there.
+func TestSourceOfProcess(t *testing.T) {
+	t.Parallel()
+	p := makeProject()
+	program, _ := p.base(t)
+	q := testtarget.Start(t, program)
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	r, patch := p.buildSource(t, "", p.patch(t, "answer.c", "bounded(x) * 10", "bounded(x) * 20"), "--pid", strconv.Itoa(q.PID()))
+	if r.Exit != 0 {
+		t.Fatalf("%v", r)
+	}
+	apply(t, q.PID(), patch)
+	if got := q.Ask("5000", "^5000 -> "); got != "5000 -> 20001 1000" {
+		t.Errorf("it says %q", got)
+	}
+	q.Healthy(t)
+}
+
+// TestSourceNothing: what makes no difference is said to be nothing to patch, and why.
+func TestSourceNothing(t *testing.T) {
+	t.Parallel()
+	p := makeProject().with("tool.c", "int main(void) { return 0; }\n").with("Makefile", "all: served tool\ntool: tool.c\n"+wrongMake).with("left.c", "int left(void) { return 1; }\n")
+	_, image := p.base(t)
+	for name, test := range map[string]struct{ file, from, to, why string }{
+		"a comment":                     {"answer.c", "static int calls;", "/* So often. */\nstatic int calls;", "makes no difference"},
+		"a file that nothing reads":     {"README", "A program.", "A fixed program.", "README"},
+		"a source that is not compiled": {"left.c", "return 1", "return 2", "left.c"},
+		"another program":               {"tool.c", "return 0", "return 1", "tool"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, out := p.buildSource(t, image, p.patch(t, test.file, test.from, test.to))
+			if r.Exit != 7 || !strings.Contains(r.Stderr, "[nothing-to-patch]") || !strings.Contains(r.Stderr, test.why) {
+				t.Errorf("%v", r)
+			}
+			if _, err := os.Stat(out); err == nil {
+				t.Error("there is a patch")
+			}
+		})
+	}
+}
+
+// TestSourceRefused: what cannot be built or is not certain is refused by name.
+func TestSourceRefused(t *testing.T) {
+	t.Parallel()
+	p := makeProject().with("asm.S", ".globl two\n.type two, @function\ntwo:\n\tmov $2, %eax\n\tret\n.size two, .-two\n.section .note.GNU-stack,\"\"\n")
+	_, image := p.base(t)
+	withMake := func(text string) project { return p.with("Makefile", text) }
+	plain := []string{"answer.c", "* 10", "* 20"}
+	for name, test := range map[string]struct {
+		p     project
+		edits []string
+		exit  int
+		code  string
+	}{
+		"a hunk that does not fit":                      {p, nil, 4, "hunk-failed"},
+		"a build that fails":                            {withMake("served: ; false"), plain, 1, "build-failed"},
+		"a change that does not compile":                {p, []string{"answer.c", "* 10", "* ) 10"}, 1, "compile-failed"},
+		"no compiler on PATH":                           {withMake("served: ; /usr/bin/gcc -O2 -o served main.c answer.c second.c"), plain, 4, "nothing-compiled"},
+		"one compiler not on PATH":                      {withMake("served: main.o second.o\n\t/usr/bin/gcc -O2 -c answer.c\n\tgcc -o served main.o answer.o second.o"), plain, 4, "unrecorded-compile"},
+		"linked in a way that was not seen":             {withMake("served: main.o second.o\n\t/usr/bin/gcc -O2 -c answer.c\n\t/usr/bin/gcc -o served main.o answer.o second.o"), plain, 4, "unrecorded-compile"},
+		"assembler":                                     {withMake("served: main.o answer.o second.o asm.o\n\tgcc -o served $^"), []string{"asm.S", "$2", "$3"}, 4, "changed-assembler"},
+		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
+		"another file":                                  {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third(void) { return 3; }\n"}, 4, "new-source-file"},
+		"a file that has changed since it was compiled": {withMake("served: main.o answer.o second.o\n\techo '/* */' >>bounds.h\n\tgcc -o served main.o answer.o second.o"), plain, 4, "unstable-input"},
+		"nothing in the patch":                          {p, []string{}, 7, "empty-patch"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var patch string
+			switch {
+			case test.edits == nil:
+				patch = p.with("answer.c", "another file\n").patch(t, "answer.c", "another", "no other")
+			case len(test.edits) == 0:
+				patch = filepath.Join(t.TempDir(), "empty.patch")
+				if err := os.WriteFile(patch, nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			default:
+				patch = test.p.patch(t, test.edits...)
+			}
+			r, out := test.p.buildSource(t, image, patch)
+			if r.Exit != test.exit || !strings.Contains(r.Stderr, "["+test.code+"]") {
+				t.Errorf("it should exit with %d and say [%s]\n%v", test.exit, test.code, r)
+			}
+			if _, err := os.Stat(out); err == nil {
+				t.Error("there is a patch")
+			}
+		})
+	}
+}

@@ -1,0 +1,149 @@
+package rebuild
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"hotpatch/internal/fault"
+	"hotpatch/internal/intercept"
+)
+
+// another says why the build has to be run once more, or gives "".
+//
+// A compilation opens each file that it reads once, and so does the note that is
+// taken of its content.
+func (b *rebuilder) another(units []*intercept.Compile, because map[*intercept.Compile][]string) string {
+	readers := make(map[string]int)
+	for _, c := range b.compiles {
+		for _, d := range c.Deps {
+			readers[real(d.Path)]++
+		}
+	}
+	b.report.Unread = nil
+	reason := ""
+	for _, c := range b.Changes {
+		path := filepath.Join(b.root, c.Path)
+		n := readers[real(path)]
+		if n == 0 {
+			b.report.Unread = append(b.report.Unread, c.Path)
+		}
+		if c.New {
+			if b.opens.times(nearest(filepath.Dir(path))) > 0 && reason == "" {
+				reason = c.Path + " is new, and the build has looked at what is in its directory"
+			}
+			continue
+		}
+		if times := b.opens.times(path); times > 2*n && reason == "" {
+			reason = fmt.Sprintf("%s was read by something else than compilers", c.Path)
+		}
+	}
+	for _, u := range b.report.Elsewhere {
+		for _, out := range u.Linked {
+			if reason == "" && wasRead(absolute(b.root, out)) {
+				reason = fmt.Sprintf("%s changes, and may be a tool of the build", out)
+			}
+		}
+	}
+	return reason
+}
+
+// wasRead reports whether a file may have been read or run since it was written.
+func wasRead(path string) bool {
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if unix.Statfs(path, &fs) != nil || unix.Stat(path, &st) != nil {
+		return true
+	}
+	const noatime = 0x400 // ST_NOATIME, statfs(2)
+	return fs.Flags&noatime != 0 || st.Atim.Nano() >= st.Mtim.Nano()
+}
+
+// renew makes the copy what the tree is, with the change: build systems do not notice
+// everything that a change of theirs means for what is built already.
+func (b *rebuilder) renew(ctx context.Context) error {
+	entries, err := os.ReadDir(b.root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(b.root, e.Name())); err != nil {
+			return err
+		}
+	}
+	if out, err := exec.CommandContext(ctx, "cp", "-a", "--", b.original()+"/.", b.root).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the tree once more: %w: %s", err, ending(out))
+	}
+	_, err = b.install()
+	return err
+}
+
+// again runs the build in the state after the change. Nothing of the images is
+// compiled.
+func (b *rebuilder) again(ctx context.Context) error {
+	known := make(map[string]bool) // outputs
+	for _, c := range b.compiles {
+		_, images, linked := b.graph.of(c)
+		if err := b.watch.Reuse(c, len(images) > 0 || !b.covered && linked); err != nil {
+			return workFault(err)
+		}
+		known[real(c.Output)] = true
+	}
+	if err := b.renew(ctx); err != nil {
+		return workFault(err)
+	}
+	if err := b.build(ctx, b.Command, 1); err != nil {
+		return err
+	}
+	compiles, err := b.watch.Compiles(1)
+	if err != nil {
+		return workFault(err)
+	}
+	links, err := b.watch.Linkings(1)
+	if err != nil {
+		return workFault(err)
+	}
+	g := newGraph(append(slices.Clone(b.compiles), compiles...), links, b.Images)
+	var refused fault.List
+	for _, c := range compiles {
+		_, images, linked := g.of(c)
+		if len(images) == 0 && (b.covered || !linked) {
+			continue
+		}
+		if !known[real(c.Output)] {
+			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "new-source-file", What: "cannot patch in a new file", Where: within(b.root, c.Source),
+				Why: "the change makes the build compile it, and it has no state before", Hint: "put the new code into a file that exists"})
+			continue
+		}
+		if was := b.graph.byOutput[real(c.Output)]; !slices.Equal(was[len(was)-1].Args, c.Args) {
+			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "changed-flags", What: "cannot compare the two states", Where: within(b.root, c.Source),
+				Why:  "the change makes the build compile it with other options: " + difference(was[len(was)-1].Args, c.Args),
+				Hint: "a patch carries changes of source files; leave those of the build system out"})
+		}
+	}
+	return refused.ErrOrNil()
+}
+
+// difference gives what two command lines do not share.
+func difference(was, now []string) string {
+	text := ""
+	for _, a := range was {
+		if !slices.Contains(now, a) {
+			text += " without " + a
+		}
+	}
+	for _, a := range now {
+		if !slices.Contains(was, a) {
+			text += " with " + a
+		}
+	}
+	if text == "" {
+		return "in another order"
+	}
+	return text[1:]
+}

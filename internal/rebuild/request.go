@@ -1,0 +1,56 @@
+package rebuild
+
+import (
+	"hotpatch/internal/sourcetree"
+)
+
+// Request is what is to be built.
+type Request struct {
+	Tree    string // the source tree, absolute and without symbolic links
+	Work    string // a directory for everything that is written
+	Command []string
+	Env     []string
+	Jobs    int
+	Changes []sourcetree.Change
+	Images  []Image // what the patch is for
+	Private bool    // the copy can be mounted over the tree
+}
+
+// Copy gives the directory of the copy of the tree.
+func (r *Request) Copy() string { return r.Work + "/tree" }
+
+// original gives the directory where the tree itself can be read.
+func (r *Request) original() string {
+	if !r.Private {
+		return r.Tree
+	}
+	return r.Work + "/original"
+}
+
+// Image is a program or library that runs.
+type Image struct {
+	Name    string // of its file
+	Soname  string
+	BuildID string
+	Maybe   bool // it may have nothing to do with the source tree
+}
+
+// Report is what was built.
+type Report struct {
+	Units     []Unit   `json:"units"`     // compiled before and after
+	Elsewhere []Unit   `json:"elsewhere"` // concerned, but linked into none of the images, and so not compiled again
+	Unread    []string `json:"unread"`    // changed files that nothing has read
+	Compiled  int      `json:"compiled"`  // compilations of the whole build
+	Again     bool     `json:"again"`     // the build was run twice
+}
+
+// Unit is one compilation.
+type Unit struct {
+	Source  string   `json:"source"` // relative to the tree, where it is in there
+	Output  string   `json:"output"`
+	Pre     string   `json:"pre"` // object files
+	Post    string   `json:"post"`
+	Linked  []string `json:"linked"`  // files that it is linked into; empty: not known
+	Images  []int    `json:"images"`  // indexes of the images that were made in this way
+	Because []string `json:"because"` // files that it read and that are different
+}

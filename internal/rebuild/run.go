@@ -1,0 +1,399 @@
+package rebuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hotpatch/internal/fault"
+	"hotpatch/internal/intercept"
+	"hotpatch/internal/sourcetree"
+)
+
+// rebuilder is one run of the package.
+type rebuilder struct {
+	Request
+	tell  func(format string, args ...any)
+	root  string // where the tree is for this process
+	watch *intercept.Watch
+
+	compiles []*intercept.Compile
+	graph    *graph
+	covered  bool
+	opens    *opened
+	before   map[string]string // content of what was read, when the build had ended
+	report   Report
+}
+
+// run does everything, in the namespace that it was put into.
+func run(ctx context.Context, r Request, tell func(format string, args ...any)) (*Report, error) {
+	b := &rebuilder{Request: r, tell: tell, root: r.Tree}
+	prefix := ""
+	if !r.Private {
+		b.root = r.Copy()
+		prefix = b.root
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	path := ""
+	for _, e := range r.Env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			path = v
+		}
+	}
+	if b.watch, err = intercept.New(filepath.Join(r.Work, "watch"), self, path, b.Tree, prefix); err != nil {
+		return nil, workFault(err)
+	}
+	if err := b.first(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.change(ctx); err != nil {
+		return nil, err
+	}
+	return &b.report, nil
+}
+
+func workFault(err error) *fault.Error {
+	return &fault.Error{Kind: fault.Failed, Code: "build-work", What: "cannot work on the build", Err: err, Hint: "TMPDIR says where there is room"}
+}
+
+// first builds the state before the change.
+func (b *rebuilder) first(ctx context.Context) error {
+	var watched []string
+	for _, c := range b.Changes {
+		if c.New {
+			watched = append(watched, nearest(filepath.Join(b.root, filepath.Dir(c.Path))))
+		} else {
+			watched = append(watched, filepath.Join(b.root, c.Path))
+		}
+	}
+	var err error
+	if b.opens, err = watchOpens(watched); err != nil {
+		return workFault(err)
+	}
+	err = b.build(ctx, b.Command, 0)
+	b.opens.stop()
+	if err != nil {
+		return err
+	}
+	if b.compiles, err = b.watch.Compiles(0); err != nil {
+		return workFault(err)
+	}
+	links, err := b.watch.Linkings(0)
+	if err != nil {
+		return workFault(err)
+	}
+	b.report.Compiled = len(b.compiles)
+	if len(b.compiles) == 0 {
+		return &fault.Error{Kind: fault.Unfit, Code: "nothing-compiled", What: "cannot tell what has to be compiled", Where: strings.Join(b.Command, " "),
+			Why:  "the build command has ended well, and has called no C or C++ compiler by way of PATH",
+			Hint: "everything may be built already (put `make clean` in front), or the build calls compilers by absolute path, or sets PATH"}
+	}
+	b.graph = newGraph(b.compiles, links, b.Images)
+	b.covered = b.graph.covers(b.Images)
+	b.before = b.sums()
+	return nil
+}
+
+// nearest gives the nearest directory above that exists.
+func nearest(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == "/" {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// build runs the build command.
+func (b *rebuilder) build(ctx context.Context, command []string, round int) error {
+	env, err := b.watch.Env(b.Env, round)
+	if err != nil {
+		return workFault(err)
+	}
+	if !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "SOURCE_DATE_EPOCH=") }) {
+		// So that __DATE__ and __TIME__ are the same in all compilations.
+		env = append(env, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", b.epoch()))
+	}
+	log, err := os.Create(filepath.Join(b.Work, fmt.Sprintf("build-%d.log", round)))
+	if err != nil {
+		return workFault(err)
+	}
+	defer log.Close()
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	if path, err := lookPath(command[0], env); err == nil {
+		cmd.Path, cmd.Err = path, nil
+	}
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = b.root, append(env, "PWD="+b.root), log, log
+	killed(cmd)
+	b.tell("building: %s", strings.Join(command, " "))
+	start := time.Now()
+	ended := make(chan struct{})
+	reported := make(chan struct{})
+	go func() {
+		defer close(reported)
+		tick := time.NewTicker(10 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				b.tell("building: %d files compiled after %d s", b.watch.Count(round), int(time.Since(start).Seconds()))
+			}
+		}
+	}()
+	err = cmd.Run()
+	close(ended)
+	<-reported
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		return &fault.Error{Kind: fault.Failed, Code: "build-failed", What: "the build has failed", Where: strings.Join(command, " "), Why: lastLines(log.Name(), 12), Err: err,
+			Hint: "with --keep-work DIR the whole output is in DIR"}
+	}
+	b.tell("built: %d files compiled in %.1f s", b.watch.Count(round), time.Since(start).Seconds())
+	return nil
+}
+
+// epoch gives a time that is the same in the whole run.
+func (b *rebuilder) epoch() int64 {
+	if st, err := os.Stat(b.Work); err == nil {
+		var s unix.Stat_t
+		if unix.Stat(filepath.Join(b.Work, "watch", "bin"), &s) == nil {
+			return s.Mtim.Sec
+		}
+		return st.ModTime().Unix()
+	}
+	return 0
+}
+
+// lookPath finds a program on the PATH of an environment.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			for _, d := range filepath.SplitList(v) {
+				path := filepath.Join(d, name)
+				if st, err := os.Stat(path); err == nil && !st.IsDir() && st.Mode()&0o111 != 0 {
+					return path, nil
+				}
+			}
+		}
+	}
+	return "", exec.ErrNotFound
+}
+
+// lastLines gives the end of a log in one line.
+func lastLines(path string, n int) string {
+	data, _ := os.ReadFile(path)
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "; ")
+}
+
+// sums gives the content of everything that compilations have read.
+func (b *rebuilder) sums() map[string]string {
+	all := make(map[string]string)
+	for _, c := range b.compiles {
+		for _, d := range c.Deps {
+			if _, done := all[d.Path]; !done && d.Sum != "" {
+				all[d.Path] = intercept.Sum(d.Path)
+			}
+		}
+	}
+	return all
+}
+
+// affected gives the compilations that have read something that is different now,
+// with what that is.
+func (b *rebuilder) affected(now map[string]string) (list []*intercept.Compile, because map[*intercept.Compile][]string) {
+	because = make(map[*intercept.Compile][]string)
+	for _, c := range b.compiles {
+		for _, d := range c.Deps {
+			if d.Sum != "" && now[d.Path] != b.before[d.Path] && !slices.Contains(because[c], d.Path) {
+				because[c] = append(because[c], d.Path)
+			}
+		}
+		if len(because[c]) > 0 {
+			list = append(list, c)
+		}
+	}
+	return list, because
+}
+
+// change goes to the state after the change, and compiles what it concerns.
+func (b *rebuilder) change(ctx context.Context) error {
+	old, err := b.install()
+	if err != nil {
+		return workFault(err)
+	}
+	now := b.sums()
+	units, because, err := b.concerned(now)
+	if err != nil {
+		return err
+	}
+	if reason := b.another(units, because); reason != "" {
+		b.report.Again = true
+		b.tell("building once more, without compiling: %s", reason)
+		if err := b.again(ctx); err != nil {
+			return err
+		}
+		now = b.sums()
+		if units, because, err = b.concerned(now); err != nil {
+			return err
+		}
+	}
+	if err := b.renumber(old, now); err != nil {
+		return workFault(err)
+	}
+	return b.replay(ctx, units, because)
+}
+
+// concerned gives the compilations that have to be repeated, and refuses those that
+// cannot be.
+func (b *rebuilder) concerned(now map[string]string) ([]*intercept.Compile, map[*intercept.Compile][]string, error) {
+	all, because := b.affected(now)
+	b.report.Elsewhere = nil
+	var units []*intercept.Compile
+	var refused fault.List
+	for _, c := range all {
+		paths, images, linked := b.graph.of(c)
+		if b.covered && len(images) == 0 {
+			if linked {
+				b.report.Elsewhere = append(b.report.Elsewhere, b.unit(c, because[c]))
+			}
+			continue
+		}
+		if !linked && !b.latest(c) {
+			continue
+		}
+		refused = append(refused, b.refuse(c, paths, because[c])...)
+		units = append(units, c)
+	}
+	return units, because, refused.ErrOrNil()
+}
+
+// latest reports whether no other compilation has written to the same place since,
+// and what was compiled is still there.
+func (b *rebuilder) latest(c *intercept.Compile) bool {
+	list := b.graph.byOutput[real(c.Output)]
+	return list[len(list)-1] == c && b.before[c.Source] != ""
+}
+
+// refuse says why a compilation cannot be repeated.
+func (b *rebuilder) refuse(c *intercept.Compile, outputs, because []string) (list fault.List) {
+	where := within(b.root, c.Source)
+	if c.Assembler() {
+		list = append(list, &fault.Error{Kind: fault.Unfit, Code: "changed-assembler", What: "cannot patch a file in assembler", Where: where,
+			Why: "it has read " + b.names(because), Hint: "write the patch library by hand (include/hotpatch.h)"})
+	}
+	for _, d := range c.Deps {
+		if d.Sum != "" && b.before[d.Path] != d.Sum {
+			list = append(list, &fault.Error{Kind: fault.Unfit, Code: "unstable-input", What: "cannot compile again what was compiled", Where: where,
+				Why:  within(b.root, d.Path) + " is not what it was when the build has compiled this file, so more would differ than the change",
+				Hint: "build from a clean tree"})
+			break
+		}
+	}
+	for _, out := range b.graph.outputs {
+		if len(out.unknown) > 0 && slices.Contains(outputs, out.path) {
+			list = append(list, b.unrecorded(out))
+		}
+	}
+	return list
+}
+
+func (b *rebuilder) unrecorded(out *linked) *fault.Error {
+	return &fault.Error{Kind: fault.Unfit, Code: "unrecorded-compile", What: "cannot tell what has to be compiled", Where: within(b.root, out.path),
+		Why:  "it is linked from objects of which no compilation was seen: " + b.names(out.unknown),
+		Hint: "build from a clean tree; compilers must be called by way of PATH (CC=gcc, not CC=/usr/bin/gcc)"}
+}
+
+func (b *rebuilder) names(paths []string) string {
+	const most = 5
+	var list []string
+	for i, p := range paths {
+		if i == most {
+			list = append(list, fmt.Sprintf("and %d more", len(paths)-most))
+			break
+		}
+		list = append(list, within(b.root, p))
+	}
+	return strings.Join(list, ", ")
+}
+
+func (b *rebuilder) unit(c *intercept.Compile, because []string) Unit {
+	u := Unit{Source: within(b.root, c.Source), Output: within(b.root, c.Output), Pre: c.Object}
+	var linkedInto []string
+	linkedInto, u.Images, _ = b.graph.of(c)
+	for _, p := range linkedInto {
+		u.Linked = append(u.Linked, within(b.root, p))
+	}
+	for _, p := range because {
+		u.Because = append(u.Because, within(b.root, real(p)))
+	}
+	return u
+}
+
+// install changes the files, and gives the content that they had.
+func (b *rebuilder) install() (map[string][]byte, error) {
+	old := make(map[string][]byte)
+	for _, c := range b.Changes {
+		path := real(filepath.Join(b.root, c.Path))
+		if data, err := os.ReadFile(path); err == nil {
+			old[path] = data
+		}
+		var content []byte
+		if c.Post != "" {
+			if st, err := os.Lstat(c.Post); err == nil && st.Mode().IsRegular() {
+				if content, err = os.ReadFile(c.Post); err != nil {
+					return nil, err
+				}
+			}
+		}
+		if err := c.Install(b.root, content); err != nil {
+			return nil, err
+		}
+	}
+	return old, nil
+}
+
+// renumber keeps the numbers of lines in the changed files that compilers read.
+func (b *rebuilder) renumber(old map[string][]byte, now map[string]string) error {
+	for path := range now {
+		pre, changed := old[real(path)]
+		if !changed || now[path] == b.before[path] {
+			continue
+		}
+		delete(old, real(path)) // once
+		post, err := os.ReadFile(path)
+		if err != nil {
+			continue // it is gone; whoever reads it says so
+		}
+		st, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, sourcetree.Renumber(pre, post), st.Mode().Perm()); err != nil {
+			return err
+		}
+		// __TIMESTAMP__
+		if err := os.Chtimes(path, time.Unix(b.epoch(), 0), time.Unix(b.epoch(), 0)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
