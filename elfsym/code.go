@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // codeIndex is what lies where in the executable segments of a module, sorted
@@ -46,20 +47,7 @@ func (s *Space) codeOf(m *Module) (*codeIndex, error) {
 		if t == Dynsym {
 			in = Dynsym
 		}
-		return im.Symbols(in, func(sym *Sym) bool {
-			if !sym.Defined() || !m.Image.Executable(sym.Value) || bytes.HasPrefix(sym.Name, []byte(".annobin")) {
-				return true
-			}
-			sp := span{start: sym.Value, end: sym.Value + sym.Size, index: sym.Index, table: t, what: spanLabel}
-			if sym.Type == elf.STT_FUNC || sym.Type == sttGNUIFunc {
-				sp.what = spanFunc
-			}
-			if sp.end < sp.start {
-				sp.end = sp.start
-			}
-			c.spans = append(c.spans, sp)
-			return true
-		})
+		return c.addSymbols(m, im.table(in), t)
 	}
 	if m.Image != nil {
 		if err := add(m.Image, Symtab); err != nil {
@@ -79,9 +67,7 @@ func (s *Space) codeOf(m *Module) (*codeIndex, error) {
 		}
 		c.frames = whole
 	}
-	slices.SortFunc(c.spans, func(a, b span) int {
-		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.what, b.what), cmp.Compare(a.table, b.table), cmp.Compare(a.index, b.index))
-	})
+	c.sort()
 	c.maxEnd = make([]uint64, len(c.spans))
 	high := uint64(0)
 	for i, sp := range c.spans {
@@ -90,6 +76,82 @@ func (s *Space) codeOf(m *Module) (*codeIndex, error) {
 	}
 	m.code = c
 	return c, nil
+}
+
+// addSymbols adds the symbols of a table that lie among code. It looks at no more of
+// them than it needs: there may be hundreds of thousands.
+func (c *codeIndex) addSymbols(m *Module, st *symtab, t Table) error {
+	if st.err != nil {
+		return st.err
+	}
+	n := uint32(len(st.syms) / symSize)
+	c.spans = slices.Grow(c.spans, int(n))
+	var seg *elf.ProgHeader // of the symbol before
+	var sym Sym
+	for i := uint32(1); i < n; i++ {
+		st.fields(i, &sym)
+		if !sym.Defined() {
+			continue
+		}
+		if seg == nil || sym.Value-seg.Vaddr >= seg.Memsz {
+			if seg = m.Image.segment(sym.Value); seg == nil {
+				continue
+			}
+		}
+		if seg.Flags&elf.PF_X == 0 || bytes.HasPrefix(st.from(i), []byte(".annobin")) {
+			continue
+		}
+		sp := span{start: sym.Value, end: max(sym.Value, sym.Value+sym.Size), index: i, table: t, what: spanLabel}
+		if sym.Type == elf.STT_FUNC || sym.Type == sttGNUIFunc {
+			sp.what = spanFunc
+		}
+		c.spans = append(c.spans, sp)
+	}
+	return nil
+}
+
+// sort orders the spans. They are put into as many buckets of addresses as there are
+// spans, and each bucket, which has few, is ordered: code is spread evenly enough for
+// that to be much faster than to compare all with all.
+func (c *codeIndex) sort() {
+	compare := func(a, b span) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.what, b.what), cmp.Compare(a.table, b.table), cmp.Compare(a.index, b.index))
+	}
+	const few = 1000
+	if len(c.spans) < few {
+		slices.SortFunc(c.spans, compare)
+		return
+	}
+	low, high := c.spans[0].start, c.spans[0].start
+	for i := range c.spans {
+		low, high = min(low, c.spans[i].start), max(high, c.spans[i].start)
+	}
+	shift := 0
+	for (high-low)>>shift >= uint64(len(c.spans)) {
+		shift++
+	}
+	ends := make([]int, (high-low)>>shift+1) // of the buckets; at first their sizes
+	for i := range c.spans {
+		ends[(c.spans[i].start-low)>>shift]++
+	}
+	sum := 0
+	for i, n := range ends {
+		ends[i], sum = sum, sum+n
+	}
+	sorted := make([]span, len(c.spans))
+	for _, sp := range c.spans {
+		i := (sp.start - low) >> shift
+		sorted[ends[i]] = sp
+		ends[i]++
+	}
+	first := 0
+	for _, end := range ends {
+		if end-first > 1 {
+			slices.SortFunc(sorted[first:end], compare)
+		}
+		first = end
+	}
+	c.spans = sorted
 }
 
 // after gives the index of the first span that starts above the address.
@@ -128,13 +190,7 @@ func (m *Module) symbolOf(c *codeIndex, sp span) (Symbol, bool) {
 	st.decode(sp.index, &sym)
 	sym.splitVersion()
 	if sym.Bind == elf.STB_LOCAL {
-		for i := sp.index; i > 0; i-- {
-			var f Sym
-			if st.decode(i, &f); f.Type == elf.STT_FILE {
-				sym.File = f.Name
-				break
-			}
-		}
+		sym.File = st.fileOf(sp.index)
 	}
 	return m.symbol(sp.table, &sym), true
 }
@@ -282,17 +338,14 @@ func (s *Space) Clones(m *Module, name string) ([]Symbol, error) {
 	if m == nil {
 		modules = s.candidates()
 	}
-	prefix := []byte(name + ".")
 	var found symbolSet
 	for _, m := range modules {
-		err := s.scanAll(m, func(t Table, sym *Sym) bool {
-			if len(sym.Name) > len(prefix) && bytes.HasPrefix(sym.Name, prefix) && sym.Type == elf.STT_FUNC {
-				found.add(m.symbol(t, sym))
-			}
-			return true
-		})
+		d, err := s.derivedOf(m)
 		if err != nil {
 			return nil, err
+		}
+		for _, i := range d.behind(name + ".") {
+			found.add(d.dotted[i])
 		}
 	}
 	return found.list, nil
@@ -305,25 +358,31 @@ func (s *Space) Clones(m *Module, name string) ([]Symbol, error) {
 // its name. With gcc they are overloads of it that take its frame, a type within
 // the function: ".actor" and ".destroy" of "..18_Z8countingl.Frame".
 func (s *Space) Coroutine(sym Symbol) ([]Symbol, error) {
-	frame := fmt.Appendf(nil, "%d%s.Frame.", len(sym.Name)+len(".Frame"), sym.Name)
-	clang := []byte(sym.Name + ".")
+	d, err := s.derivedOf(sym.Module)
+	if err != nil {
+		return nil, err
+	}
+	list := d.behind(sym.Name + ".")
+	frame := fmt.Sprintf("%d%s.Frame.", len(sym.Name)+len(".Frame"), sym.Name)
+	for _, i := range d.frames {
+		if strings.Contains(d.dotted[i].Name, frame) && !slices.Contains(list, i) {
+			list = append(list, i)
+		}
+	}
+	slices.Sort(list)
 	var found symbolSet
-	err := s.scanAll(sym.Module, func(t Table, x *Sym) bool {
-		rest, ok := bytes.CutPrefix(x.Name, clang)
+	for _, i := range list {
+		rest, ok := strings.CutPrefix(d.dotted[i].Name, sym.Name+".")
 		if !ok {
-			_, rest, ok = bytes.Cut(x.Name, frame)
+			_, rest, _ = strings.Cut(d.dotted[i].Name, frame)
 		}
-		if !ok || x.Type != elf.STT_FUNC {
-			return true
-		}
-		what, _, _ := bytes.Cut(rest, []byte("."))
-		switch string(what) {
+		what, _, _ := strings.Cut(rest, ".")
+		switch what {
 		case "actor", "destroy", "resume", "cleanup":
-			found.add(sym.Module.symbol(t, x))
+			found.add(d.dotted[i])
 		}
-		return true
-	})
-	return found.list, err
+	}
+	return found.list, nil
 }
 
 // Parts gives the pieces of a function that the compiler moved out of it: its

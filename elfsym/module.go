@@ -51,6 +51,8 @@ type Module struct {
 
 	debug *debugInfo
 	code  *codeIndex
+
+	derived *derived
 }
 
 // Addr turns a link-time address into a runtime one.

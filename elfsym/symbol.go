@@ -3,7 +3,9 @@ package elfsym
 import (
 	"debug/elf"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 
 	"hotpatch/internal/fault"
 )
@@ -132,8 +134,16 @@ func (s *Space) candidates() []*Module {
 // .symtab and does not export all of the names. A damaged table is a fault: a
 // symbol might be missed.
 func (s *Space) Lookup(names []string) (map[string][]Symbol, error) {
+	return s.LookupIn(names, func(*Module) bool { return true })
+}
+
+// LookupIn is Lookup in some of the modules.
+func (s *Space) LookupIn(names []string, in func(*Module) bool) (map[string][]Symbol, error) {
 	c := newCollector(names)
 	for _, m := range s.candidates() {
+		if !in(m) {
+			continue
+		}
 		if err := c.module(s, m); err != nil {
 			return nil, err
 		}
@@ -163,6 +173,9 @@ func newCollector(names []string) *collector {
 	return c
 }
 
+// fewNames is for how many names a string table is searched.
+const fewNames = 16
+
 func (c *collector) module(s *Space, m *Module) error {
 	clear(c.inHere)
 	visit := func(t Table, sym *Sym) bool {
@@ -172,8 +185,12 @@ func (c *collector) module(s *Space, m *Module) error {
 		}
 		return true
 	}
-	if err := m.scan(m.Image, Symtab, visit); err != nil {
-		return err
+	st := m.Image.table(Symtab)
+	quick := st.err == nil && len(c.want) <= fewNames && st.named(slices.Collect(maps.Keys(c.want)), func(sym *Sym) bool { return !m.named(sym) || visit(Symtab, sym) })
+	if !quick {
+		if err := m.scan(m.Image, Symtab, visit); err != nil {
+			return err
+		}
 	}
 	if err := m.scan(m.Image, Dynsym, visit); err != nil {
 		return err

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"slices"
+	"strings"
 )
 
 // Table says where a symbol was found.
@@ -242,6 +244,16 @@ func (im *Image) Symbols(t Table, visit func(*Sym) bool) error {
 
 // decode fills in entry i, which must exist.
 func (st *symtab) decode(i uint32, s *Sym) {
+	st.fields(i, s)
+	// A name that is not terminated is cut at the end of the table.
+	s.Name = st.from(i)
+	if end := bytes.IndexByte(s.Name, 0); end >= 0 {
+		s.Name = s.Name[:end]
+	}
+}
+
+// fields fills in entry i, which must exist, but for its name.
+func (st *symtab) fields(i uint32, s *Sym) {
 	b := st.syms[uint64(i)*symSize:][:symSize]
 	le := binary.LittleEndian
 	*s = Sym{
@@ -250,13 +262,79 @@ func (st *symtab) decode(i uint32, s *Sym) {
 		Type: elf.SymType(b[4] & 0xf), Bind: elf.SymBind(b[4] >> 4), Vis: elf.SymVis(b[5] & 3),
 		Section: elf.SectionIndex(le.Uint16(b[6:])),
 	}
-	if off := uint64(le.Uint32(b)); off < uint64(len(st.str)) {
-		// A name that is not terminated is cut at the end of the table.
-		s.Name = st.str[off:]
-		if end := bytes.IndexByte(s.Name, 0); end >= 0 {
-			s.Name = s.Name[:end]
+}
+
+// from gives the string table from the name of entry i on.
+func (st *symtab) from(i uint32) []byte {
+	if off := st.nameAt(i); off < uint64(len(st.str)) {
+		return st.str[off:]
+	}
+	return nil
+}
+
+func (st *symtab) nameAt(i uint32) uint64 {
+	return uint64(binary.LittleEndian.Uint32(st.syms[uint64(i)*symSize:]))
+}
+
+// fileOf gives the STT_FILE symbol above a local symbol of .symtab.
+func (st *symtab) fileOf(i uint32) []byte {
+	var f Sym
+	for ; i > 0; i-- {
+		if elf.SymType(st.syms[uint64(i)*symSize+4]&0xf) == elf.STT_FILE {
+			st.decode(i, &f)
+			return f.Name
 		}
 	}
+	return nil
+}
+
+// maxOffsets is how many places of names in a string table are worth looking for.
+const maxOffsets = 64
+
+// named visits the entries of .symtab that have one of the names, as Symbols does, if
+// that can be told by where the names stand in the string table: which is much faster
+// than to read all of them. Else ok is false, and nothing was visited.
+func (st *symtab) named(names []string, visit func(*Sym) bool) (ok bool) {
+	var offsets []uint64
+	for _, name := range names {
+		if name == "" || strings.IndexByte(name, '@') > 0 {
+			return false
+		}
+		// Names may be the ends of others.
+		for at := 0; ; {
+			i := bytes.Index(st.str[at:], []byte(name))
+			if i < 0 {
+				break
+			}
+			at += i + 1
+			if end := at - 1 + len(name); end == len(st.str) || st.str[end] == 0 || st.str[end] == '@' {
+				offsets = append(offsets, uint64(at-1))
+			}
+			if len(offsets) > maxOffsets {
+				return false
+			}
+		}
+	}
+	if len(offsets) == 0 {
+		return true
+	}
+	low, high := slices.Min(offsets), slices.Max(offsets)
+	for i, n := uint32(1), uint32(len(st.syms)/symSize); i < n; i++ {
+		off := st.nameAt(i)
+		if off < low || off > high || !slices.Contains(offsets, off) {
+			continue
+		}
+		var s Sym
+		st.decode(i, &s)
+		if s.Bind == elf.STB_LOCAL {
+			s.File = st.fileOf(i)
+		}
+		s.splitVersion()
+		if !visit(&s) {
+			break
+		}
+	}
+	return true
 }
 
 // splitVersion takes the version off a name of .symtab, where the linker writes

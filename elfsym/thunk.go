@@ -1,9 +1,6 @@
 package elfsym
 
-import (
-	"debug/elf"
-	"strings"
-)
+import "strings"
 
 // Thunks gives the thunks of a virtual function in a module: the symbols _ZTh…,
 // _ZTv… and _ZTc… (Itanium C++ ABI, 5.1.4.1 "Virtual Override Thunks") whose
@@ -15,17 +12,15 @@ func (s *Space) Thunks(m *Module, name string) ([]Symbol, error) {
 	if !ok {
 		return nil, nil
 	}
+	d, err := s.derivedOf(m)
+	if err != nil {
+		return nil, err
+	}
 	var found symbolSet
-	err := s.scanAll(m, func(t Table, sym *Sym) bool {
-		if sym.Type != elf.STT_FUNC || len(sym.Name) < 4 || sym.Name[2] != 'T' {
-			return true
-		}
-		if e, ok := thunkEncoding(sym.Name); ok && string(e) == encoding {
-			found.add(m.symbol(t, sym))
-		}
-		return true
-	})
-	return found.list, err
+	for _, i := range d.thunks[encoding] {
+		found.add(d.list[i])
+	}
+	return found.list, nil
 }
 
 // ThunkOf gives the mangled name of the function that a thunk's mangled name is

@@ -42,20 +42,13 @@ func (s Slot) String() string {
 }
 
 // VTables gives the vtables and construction vtables of a module that have
-// symbols, in ascending order of address.
+// symbols, in ascending order of address. The caller must not change the list.
 func (s *Space) VTables(m *Module) ([]Symbol, error) {
-	var list []Symbol
-	err := s.scanAll(m, func(t Table, sym *Sym) bool {
-		if isVTable(sym) {
-			list = append(list, m.symbol(t, sym))
-		}
-		return true
-	})
-	slices.SortStableFunc(list, func(a, b Symbol) int {
-		return cmp.Or(cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Table, b.Table))
-	})
-	list = slices.CompactFunc(list, func(a, b Symbol) bool { return a.Addr == b.Addr && a.Name == b.Name })
-	return list, err
+	d, err := s.derivedOf(m)
+	if err != nil {
+		return nil, err
+	}
+	return d.vtables, nil
 }
 
 // isVTable: _ZTV is a vtable group, _ZTC a construction vtable (Itanium C++ ABI,

@@ -100,7 +100,7 @@ func findLibc(space *elfsym.Space) (*libc, error) {
 	for n := range slots {
 		names = append(names, n)
 	}
-	found, err := space.Lookup(names)
+	found, err := space.LookupIn(names, func(m *elfsym.Module) bool { return roles[m] != "" })
 	if err != nil {
 		return nil, err
 	}

@@ -361,11 +361,13 @@ func (t *target) pending(edits []ledger.Edit, req *Request) change {
 func (a *application) changes(l *ledger.Ledger) ([]ledger.Change, error) {
 	var out []ledger.Change
 	word := func(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }
+	known := l.FunctionsAt()
 	for _, r := range a.plan.Replacements {
-		i := l.FunctionAt(r.Old)
-		if i < 0 {
+		i, ok := known[r.Old]
+		if !ok {
 			l.Functions = append(l.Functions, ledger.Function{Name: ledger.Clean(r.Names[0]), Module: ledger.Clean(r.Module.Name), BuildID: r.Module.BuildID.String(), Entry: r.Old, Size: r.Size})
 			i = len(l.Functions) - 1
+			known[r.Old] = i
 		}
 		f := &l.Functions[i]
 		dest := a.bias + r.New

@@ -50,6 +50,7 @@ func (pl *planner) findBodies() error {
 	if pl.p.Consistency != Stack {
 		return nil
 	}
+	stack := pl.t.ledger.Stacks()
 	for _, r := range pl.p.Replacements {
 		sym := elfsym.Symbol{Name: r.Names[0], Module: r.Module, Addr: r.Old, Size: r.Size, Type: elf.STT_FUNC}
 		ranges, err := pl.t.body(sym, r.Name())
@@ -57,7 +58,7 @@ func (pl *planner) findBodies() error {
 			return err
 		}
 		r.Bodies = append(r.Bodies, ranges...)
-		for _, p := range pl.t.ledger.Stack(r.Old) {
+		for _, p := range stack(r.Old) {
 			for _, k := range p.Replaced {
 				if k.Old != r.Old {
 					continue

@@ -34,8 +34,9 @@ func (pl *planner) known() (bool, error) {
 // inForce refuses a patch that is applied, but under a newer one: applying it
 // again cannot bring it back.
 func (pl *planner) inForce(k *ledger.Patch) error {
+	stack := pl.t.ledger.Stacks()
 	for _, r := range k.Replaced {
-		if cur, ok := pl.t.ledger.Current(r.Old); ok && cur.ID != k.ID {
+		if cur, ok := ledger.Top(stack(r.Old)); ok && cur.ID != k.ID {
 			return &fault.Error{Kind: fault.Unfit, Code: "not-newer", What: fmt.Sprintf("cannot apply %q version %d", k.Name, k.Version),
 				Where: elfsym.Demangle(r.Function), Why: fmt.Sprintf("it is applied, but version %d of %q has replaced the function since", cur.Version, cur.Name),
 				Hint: fmt.Sprintf("a function is replaced only by a higher version; revert %s to go back", patchLabel(cur.Name, cur.Version))}
@@ -166,8 +167,9 @@ func sameStructor(name string, names []string) bool {
 // checkVersions refuses to replace what a patch of the same or a higher version
 // has replaced.
 func (pl *planner) checkVersions() error {
+	stack := pl.t.ledger.Stacks()
 	for _, r := range pl.p.Replacements {
-		if cur, ok := pl.t.ledger.Current(r.Old); ok && cur.Version >= pl.p.Version {
+		if cur, ok := ledger.Top(stack(r.Old)); ok && cur.Version >= pl.p.Version {
 			pl.refuse(&fault.Error{Code: "not-newer", What: "cannot replace " + r.Name(),
 				Why:  fmt.Sprintf("version %d of patch %q has replaced it, and this is version %d", cur.Version, cur.Name, pl.p.Version),
 				Hint: "a function is replaced only by a higher version; revert " + cur.Name + " to go back"})

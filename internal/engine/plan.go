@@ -92,6 +92,8 @@ type planner struct {
 
 	wanted map[string]bool // every name that is meant, for aliases
 	byAddr map[uint64]*Replacement
+
+	functions map[uint64]int // index of the ledger's, by entry
 }
 
 // plan decides everything that can be decided without touching the target. If a

@@ -254,9 +254,9 @@ type Difference struct {
 func patchState(l *ledger.Ledger, p *ledger.Patch, altered bool) PatchState {
 	s := PatchState{Name: p.Name, Version: p.Version, Description: p.Description, CVEs: p.CVEs, File: p.File, SHA256: p.SHA256, BuildID: p.BuildID,
 		AppliedAt: p.AppliedAt, Functions: []Replaced{}, Library: Hex(p.Lo)}
-	top := false
+	top, stack := false, l.Stacks()
 	for _, r := range p.Replaced {
-		cur, ok := l.Current(r.Old)
+		cur, ok := ledger.Top(stack(r.Old))
 		inForce := ok && cur.ID == p.ID && p.State == ledger.Active
 		top = top || inForce
 		s.Functions = append(s.Functions, Replaced{Function: elfsym.Demangle(r.Function), Mangled: r.Function, Module: r.Module, Method: r.Method, Old: Hex(r.Old), New: Hex(r.New), InForce: inForce})

@@ -226,11 +226,12 @@ func (r *reversion) run(ctx context.Context, tr *ptrace.Tracer) (stats pauseStat
 // of their libraries, as far as they have a function in force.
 func (r *reversion) bodies() []quiesce.Range {
 	var out []quiesce.Range
+	stack := r.t.ledger.Stacks()
 	for _, id := range r.ids {
 		p := r.t.ledger.Patch(id)
 		inForce := false
 		for _, k := range p.Replaced {
-			cur, ok := r.t.ledger.Current(k.Old)
+			cur, ok := ledger.Top(stack(k.Old))
 			inForce = inForce || ok && cur.ID == id
 		}
 		if inForce {

@@ -96,20 +96,17 @@ func (pl *planner) judgeEntries() error {
 	if pl.o.Method == VTable {
 		return nil
 	}
-	var taken []*Replacement
+	taken := make(map[uint64]*Replacement) // by every byte that is written
 	for _, r := range pl.p.Replacements {
 		err := pl.judgeEntry(r)
 		if err == nil {
 			err = pl.taken(r)
 		}
 		if err == nil {
-			for _, o := range taken {
-				if r.Jump.Overlaps(o.Jump) {
-					err = &fault.Error{Kind: fault.Unfit, Code: "sites-overlap", What: "cannot replace " + r.Name() + " and " + o.Name() + " together",
-						Where: r.Module.Name, Why: fmt.Sprintf("the jumps at %#x and %#x would overlap", r.Jump.Site, o.Jump.Site)}
-				}
+			if o := takenBy(taken, r); o != nil {
+				err = &fault.Error{Kind: fault.Unfit, Code: "sites-overlap", What: "cannot replace " + r.Name() + " and " + o.Name() + " together",
+					Where: r.Module.Name, Why: fmt.Sprintf("the jumps at %#x and %#x would overlap", r.Jump.Site, o.Jump.Site)}
 			}
-			taken = append(taken, r)
 		}
 		if err == nil {
 			continue
@@ -128,18 +125,27 @@ func (pl *planner) judgeEntries() error {
 	return nil
 }
 
+// takenBy gives the last function before r that writes one of its bytes, or nil. From
+// then on r has its bytes.
+func takenBy(taken map[uint64]*Replacement, r *Replacement) (by *Replacement) {
+	for _, w := range r.Jump.Writes {
+		for at := w.Addr; at < w.Addr+uint64(w.Len); at++ {
+			if o := taken[at]; o != nil {
+				by = o
+			}
+			taken[at] = r
+		}
+	}
+	return by
+}
+
 // taken refuses a jump that would overlap one that an earlier patch has written
 // for another function: neighbours share the padding between them.
 func (pl *planner) taken(r *Replacement) error {
 	l := pl.t.ledger
-	for i := range l.Sites {
-		s := &l.Sites[i]
-		f := &l.Functions[s.Function]
-		if f.Entry == r.Old {
-			continue
-		}
-		for _, w := range r.Jump.Writes {
-			if w.Addr < s.Addr+uint64(len(s.Original)) && s.Addr < w.Addr+uint64(w.Len) {
+	for _, w := range r.Jump.Writes {
+		for _, s := range l.SitesIn(w.Addr, w.Addr+uint64(w.Len)) {
+			if f := &l.Functions[s.Function]; f.Entry != r.Old {
 				return &fault.Error{Kind: fault.Unfit, Code: "sites-overlap", What: "cannot replace " + r.Name(), Where: fmt.Sprintf("%s, %#x", r.Module.Name, r.Old),
 					Why:  fmt.Sprintf("the jump of %d bytes at %#x would overlap the one at %#x, by which %s is replaced", w.Len, w.Addr, s.Addr, elfsym.Demangle(f.Name)),
 					Hint: "revert the patch of that function first"}
@@ -246,8 +252,7 @@ func (t *target) readOriginal(b []byte, addr uint64) error {
 		return err
 	}
 	end := addr + uint64(len(b))
-	for i := range t.ledger.Sites {
-		s := &t.ledger.Sites[i]
+	for _, s := range t.ledger.SitesIn(addr, end) {
 		for j, v := range s.Original {
 			if at := s.Addr + uint64(j); at >= addr && at < end {
 				b[at-addr] = v
@@ -279,18 +284,24 @@ func (pl *planner) unchanged(r *Replacement, f trampoline.Function) error {
 		Hint: "a breakpoint, a uprobe or another patcher is in the function; it must be taken out first"}
 }
 
+// endbr64Size is the size of endbr64, which stays in front of a jump.
+const endbr64Size = 4
+
 // earlierJump tells whether an earlier patch, in force or reverted, rewrote the
 // entry, and with which reach: a function keeps its kind of jump.
 func (pl *planner) earlierJump(r *Replacement) (known, far bool) {
 	l := pl.t.ledger
-	i := l.FunctionAt(r.Old)
-	if i < 0 {
+	if pl.functions == nil {
+		pl.functions = l.FunctionsAt()
+	}
+	i, ok := pl.functions[r.Old]
+	if !ok {
 		return false, false
 	}
 	if l.Functions[i].Slot != 0 {
 		return true, false
 	}
-	for _, s := range l.Sites {
+	for _, s := range l.SitesIn(r.Old, r.Old+endbr64Size+1) {
 		if s.Function == i && s.Kind == ledger.Entry {
 			return true, true
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"hotpatch/elfsym"
+	"hotpatch/internal/ledger"
 )
 
 // SymbolState is a symbol of a process.
@@ -32,10 +33,11 @@ func Symbols(pid int, pattern string, debugDirs []string, visit func(SymbolState
 	if err := t.resolve(debugDirs); err != nil {
 		return err
 	}
+	stack := t.ledger.Stacks()
 	return t.space.Search(pattern, func(s elfsym.Symbol) bool {
 		st := SymbolState{Name: s.Demangled(), Mangled: s.Name, Module: s.Module.Name, File: s.File, Address: Hex(s.Addr), Size: s.Size,
 			Kind: kindOf(s), Binding: bindingOf(s), Table: s.Table.String(), Query: s.Query()}
-		if p, ok := t.ledger.Current(s.Addr); ok {
+		if p, ok := ledger.Top(stack(s.Addr)); ok {
 			st.PatchedBy = patchLabel(p.Name, p.Version)
 		}
 		visit(st)

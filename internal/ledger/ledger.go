@@ -191,6 +191,15 @@ func (l *Ledger) NextID() uint64 {
 	return last + 1
 }
 
+// FunctionsAt gives the indexes of all functions, by their entries.
+func (l *Ledger) FunctionsAt() map[uint64]int {
+	at := make(map[uint64]int, len(l.Functions))
+	for i := range l.Functions {
+		at[l.Functions[i].Entry] = i
+	}
+	return at
+}
+
 // FunctionAt gives the index of the function with that entry, or -1.
 func (l *Ledger) FunctionAt(entry uint64) int {
 	for i := range l.Functions {

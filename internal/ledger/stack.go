@@ -178,37 +178,58 @@ func (l *Ledger) Expected() iter.Seq2[uint64, []byte] {
 }
 
 // Stack gives the patches that have a layer on any site of the function with
-// that entry, in the order in which they were applied.
-func (l *Ledger) Stack(entry uint64) []*Patch {
-	f := l.FunctionAt(entry)
-	if f < 0 {
-		return nil
+// that entry, in the order in which they were applied. Whoever asks for many
+// functions uses Stacks.
+func (l *Ledger) Stack(entry uint64) []*Patch { return l.Stacks()(entry) }
+
+// Stacks gives what tells the Stack of any function, as long as l is not changed.
+func (l *Ledger) Stacks() func(entry uint64) []*Patch {
+	on := make(map[uint64][]*Patch, len(l.Functions))
+	at := make(map[uint64]int, len(l.Patches)) // index of a patch
+	for i := range l.Patches {
+		at[l.Patches[i].ID] = i
 	}
-	on := make(map[uint64]bool)
 	for i := range l.Sites {
-		if l.Sites[i].Function == f {
-			for _, y := range l.Sites[i].Layers {
-				on[y.Patch] = true
+		s := &l.Sites[i]
+		entry := l.Functions[s.Function].Entry
+		for _, y := range s.Layers {
+			if k, ok := at[y.Patch]; ok && !slices.Contains(on[entry], &l.Patches[k]) {
+				on[entry] = append(on[entry], &l.Patches[k])
 			}
 		}
 	}
-	var stack []*Patch
-	for i := range l.Patches {
-		if on[l.Patches[i].ID] {
-			stack = append(stack, &l.Patches[i])
-		}
+	for _, stack := range on {
+		slices.SortFunc(stack, func(a, b *Patch) int { return cmp.Compare(at[a.ID], at[b.ID]) })
 	}
-	return stack
+	return func(entry uint64) []*Patch { return on[entry] }
 }
 
 // Current gives the patch in force on the function with that entry: the last
 // one applied of those that have a layer on any of its sites.
-func (l *Ledger) Current(entry uint64) (*Patch, bool) {
-	stack := l.Stack(entry)
+func (l *Ledger) Current(entry uint64) (*Patch, bool) { return Top(l.Stack(entry)) }
+
+// Top gives the patch in force of a stack.
+func Top(stack []*Patch) (*Patch, bool) {
 	if len(stack) == 0 {
 		return nil, false
 	}
 	return stack[len(stack)-1], true
+}
+
+// SitesIn gives the sites that have a byte in [lo, hi). Precondition: l is valid.
+func (l *Ledger) SitesIn(lo, hi uint64) []Site {
+	end := func(s *Site) uint64 { return s.Addr + uint64(len(s.Original)) }
+	i, _ := slices.BinarySearchFunc(l.Sites, lo, func(s Site, lo uint64) int { // sites do not overlap
+		if end(&s) <= lo {
+			return -1
+		}
+		return 1
+	})
+	j := i
+	for j < len(l.Sites) && l.Sites[j].Addr < hi {
+		j++
+	}
+	return l.Sites[i:j]
 }
 
 // Clone gives a copy of l whose lists can be changed without changing l. Byte
