@@ -46,13 +46,21 @@ func (m *Memory) ReadAt(b []byte, addr uint64) error {
 	return m.mem.ReadAt(b, addr) // for its error
 }
 
-// Batch is a number of places that are read at once.
+// Batch is a number of places that are read at once. Places of one page that are added
+// in the order of their addresses are read as one, with what lies between.
 type Batch struct {
 	m      *Memory
 	buf    []byte
-	at     []int // where each place's bytes begin in buf
+	places []place
 	local  unix.Iovec
 	remote []unix.RemoteIovec
+	begins []int // where the bytes of each remote begin in buf
+}
+
+// place is what was added to a batch.
+type place struct {
+	addr    uint64
+	at, len int // in buf
 }
 
 // NewBatch prepares reading many places at once. Places are added to it.
@@ -60,27 +68,44 @@ func (m *Memory) NewBatch() *Batch { return &Batch{m: m} }
 
 // Add adds n bytes at addr to what is read.
 func (b *Batch) Add(addr uint64, n int) {
-	b.at = append(b.at, len(b.buf))
+	const page = 4096
+	if last := len(b.remote) - 1; last >= 0 {
+		r := &b.remote[last]
+		lo := uint64(r.Base)
+		if end := addr + uint64(n); addr >= lo+uint64(r.Len) && end <= lo-lo%page+page {
+			b.buf = append(b.buf, make([]byte, end-lo-uint64(r.Len))...)
+			r.Len = int(end - lo)
+			b.places = append(b.places, place{addr, len(b.buf) - n, n})
+			return
+		}
+	}
+	b.begins = append(b.begins, len(b.buf))
+	b.places = append(b.places, place{addr, len(b.buf), n})
 	b.buf = append(b.buf, make([]byte, n)...)
 	b.remote = append(b.remote, unix.RemoteIovec{Base: uintptr(addr), Len: n})
 }
 
 // Bytes gives what Read has read at the place that was added as number i, from 0. It is
 // valid until the next Read.
-func (b *Batch) Bytes(i int) []byte { return b.buf[b.at[i] : b.at[i]+b.remote[i].Len] }
+func (b *Batch) Bytes(i int) []byte { return b.buf[b.places[i].at:][:b.places[i].len] }
 
 // Read reads all places.
 func (b *Batch) Read() error {
 	for first := 0; first < len(b.remote); first += maxIovecs {
 		last := min(first+maxIovecs, len(b.remote)) - 1
-		part := b.buf[b.at[first] : b.at[last]+b.remote[last].Len]
-		if processReadv(b.m.pid, &b.local, part, b.remote[first:last+1]) == len(part) {
-			continue
+		part := b.buf[b.begins[first] : b.begins[last]+b.remote[last].Len]
+		if processReadv(b.m.pid, &b.local, part, b.remote[first:last+1]) != len(part) {
+			return b.readEach()
 		}
-		for i := first; i <= last; i++ { // one after the other, as ReadAt can
-			if err := b.m.ReadAt(b.Bytes(i), uint64(b.remote[i].Base)); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+// readEach reads one place after the other, as ReadAt can.
+func (b *Batch) readEach() error {
+	for i := range b.places {
+		if err := b.m.ReadAt(b.Bytes(i), b.places[i].addr); err != nil {
+			return err
 		}
 	}
 	return nil

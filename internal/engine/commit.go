@@ -116,6 +116,7 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 		live.Add(e.Addr, len(e.Old))
 	}
 	suspects = make([]suspect, 0, maxBlockers)
+	writes := runs(c.edits)
 
 	limit := stopLimit
 	if c.maxPause > 0 {
@@ -177,9 +178,9 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 		}
 	}
 	write := func(b []byte, addr uint64) error { return force(world, mem, b, addr) }
-	for i, e := range c.edits {
-		if err := write(e.New, e.Addr); err != nil {
-			return nil, false, t.rollback(write, c.edits[:i+1], err)
+	for i := range writes {
+		if err := write(writes[i].bytes, writes[i].addr); err != nil {
+			return nil, false, t.rollback(write, c.edits[:writes[i].end], err)
 		}
 	}
 	err = live.Read()
@@ -194,6 +195,33 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 		}
 	}
 	return nil, false, nil
+}
+
+// run is what several edits write in one go: they follow each other, in one page and
+// without a gap, as the words of an island do. Each of them is wholly written or not,
+// as if it were written by itself: the kernel copies page by page.
+type run struct {
+	addr  uint64
+	bytes []byte
+	end   int // index of the first edit behind it
+}
+
+// runs puts edits together, in the order in which they are to be written.
+func runs(edits []ledger.Edit) []run {
+	const page = 4096
+	list := make([]run, 0, len(edits))
+	for i, e := range edits {
+		if n := len(list); n > 0 {
+			r := &list[n-1]
+			next := r.addr + uint64(len(r.bytes))
+			if e.Addr == next && e.Kind == edits[i-1].Kind && (next+uint64(len(e.New))-1)/page == r.addr/page {
+				r.bytes, r.end = append(r.bytes, e.New...), i+1
+				continue
+			}
+		}
+		list = append(list, run{e.Addr, bytes.Clone(e.New), i + 1})
+	}
+	return list
 }
 
 // notNow is the refusal for a process that could not be stopped and judged until
