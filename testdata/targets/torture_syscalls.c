@@ -11,16 +11,20 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -177,6 +181,121 @@ static void round_recv_timeout(struct check *c) {
 	timed(c, start, recv(pair[0], &byte, 1, 0), -1, EAGAIN);
 }
 
+// quiet gives a socket on which nothing comes and nothing can be sent, with timeouts.
+static int quiet(struct check *c) {
+	static __thread int pair[2];
+	if (pair[0] == 0) {
+		struct timeval t = {0, TIMEOUT_MS * 1000};
+		char block[4096] = {0};
+		need(c, socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+		need(c, setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t));
+		while (send(pair[0], block, sizeof block, MSG_DONTWAIT) > 0)
+			;
+		need(c, setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t));
+	}
+	return pair[0];
+}
+static void round_read_timeout(struct check *c) {
+	char byte;
+	int fd = quiet(c);
+	long start = milliseconds();
+	timed(c, start, read(fd, &byte, 1), -1, EAGAIN);
+}
+static void round_readv_timeout(struct check *c) {
+	char byte;
+	struct iovec v = {&byte, 1};
+	int fd = quiet(c);
+	long start = milliseconds();
+	timed(c, start, readv(fd, &v, 1), -1, EAGAIN);
+}
+static void round_recvmsg_timeout(struct check *c) {
+	char byte;
+	struct iovec v = {&byte, 1};
+	struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1};
+	int fd = quiet(c);
+	long start = milliseconds();
+	timed(c, start, recvmsg(fd, &m, 0), -1, EAGAIN);
+}
+static void round_recvmmsg_timeout(struct check *c) {
+	char byte;
+	struct iovec v = {&byte, 1};
+	struct mmsghdr m = {.msg_hdr = {.msg_iov = &v, .msg_iovlen = 1}};
+	int fd = quiet(c);
+	long start = milliseconds();
+	timed(c, start, recvmmsg(fd, &m, 1, 0, NULL), -1, EAGAIN);
+}
+static void round_send_timeout(struct check *c) {
+	char byte = 0;
+	int fd = quiet(c);
+	long start = milliseconds();
+	timed(c, start, send(fd, &byte, 1, 0), -1, EAGAIN);
+}
+static void round_write_timeout(struct check *c) {
+	char byte = 0;
+	int fd = quiet(c);
+	long start = milliseconds();
+	timed(c, start, write(fd, &byte, 1), -1, EAGAIN);
+}
+static void round_accept_timeout(struct check *c) {
+	static int listener;
+	if (listener == 0) {
+		struct timeval t = {0, TIMEOUT_MS * 1000};
+		struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+		listener = need(c, socket(AF_INET, SOCK_STREAM, 0));
+		need(c, bind(listener, (struct sockaddr *)&address, sizeof address));
+		need(c, listen(listener, 8));
+		need(c, setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t));
+	}
+	long start = milliseconds();
+	timed(c, start, accept4(listener, NULL, NULL, SOCK_CLOEXEC), -1, EAGAIN);
+}
+static void round_epoll_pwait2(struct check *c) {
+	static int fd;
+	struct epoll_event event;
+	struct timespec t = timeout();
+	if (fd == 0)
+		fd = need(c, epoll_create1(0));
+	long start = milliseconds();
+	long result = syscall(441, fd, &event, 1, &t, NULL, 0);
+	if (result == -1 && errno == ENOSYS) // before Linux 5.11
+		usleep(TIMEOUT_MS * 1000);
+	else
+		timed(c, start, result, 0, 0);
+}
+static void round_io_getevents(struct check *c) {
+	static unsigned long context;
+	char event[32];
+	struct timespec t = timeout();
+	if (context == 0)
+		need(c, syscall(SYS_io_setup, 4, &context));
+	long start = milliseconds();
+	timed(c, start, syscall(SYS_io_getevents, context, 1, 1, event, &t), 0, 0);
+}
+static void round_mq_timedreceive(struct check *c) {
+	static int queue;
+	char name[32], text[64];
+	struct { long flags, maxmsg, msgsize, curmsgs, reserved[4]; } attributes = {.maxmsg = 1, .msgsize = sizeof text};
+	if (queue == 0) {
+		snprintf(name, sizeof name, "hotpatch-torture-%d", getpid());
+		queue = need(c, syscall(SYS_mq_open, name, O_CREAT | O_EXCL | O_RDWR, 0600, &attributes));
+		need(c, syscall(SYS_mq_unlink, name));
+	}
+	struct timespec at = deadline(CLOCK_REALTIME);
+	long start = milliseconds();
+	timed(c, start, syscall(SYS_mq_timedreceive, queue, text, sizeof text, NULL, &at), -1, ETIMEDOUT);
+}
+static void round_timerfd(struct check *c) {
+	static int fd;
+	uint64_t count = 0;
+	struct itimerspec t = {{0, 0}, timeout()};
+	if (fd == 0)
+		fd = need(c, timerfd_create(CLOCK_MONOTONIC, 0));
+	long start = milliseconds();
+	need(c, timerfd_settime(fd, 0, &t, NULL));
+	timed(c, start, read(fd, &count, sizeof count), sizeof count, 0);
+	fed(c, count, 1);
+}
+
 // ---- Calls that wait for somebody. A child process or a thread of its own gives
 // them something a little later.
 
@@ -288,6 +407,39 @@ static void round_wait4(struct check *c) {
 	}
 	fed(c, waitpid(child, &status, 0), child);
 	fed(c, WIFEXITED(status) ? WEXITSTATUS(status) : -1, 7);
+}
+static void round_waitid(struct check *c) {
+	siginfo_t info = {0};
+	pid_t child = need(c, fork());
+	if (child == 0) {
+		struct timespec t = timeout();
+		nanosleep(&t, NULL);
+		_exit(8);
+	}
+	fed(c, waitid(P_PID, child, &info, WEXITED), 0);
+	fed(c, info.si_status, 8);
+}
+// Locks of files belong to open files: one is held and given back through another.
+static void unlock(void *fd) {
+	if (flock(*(int *)fd, LOCK_UN) != 0)
+		abort();
+}
+static void round_flock(struct check *c) {
+	static int fds[2];
+	if (fds[0] == 0)
+		for (int i = 0; i < 2; i++)
+			fds[i] = need(c, open("/proc/self/exe", O_RDONLY));
+	// Other processes that run this file are not in the way: it is locked for reading,
+	// and for writing only between these two.
+	struct later l = {unlock, &fds[1]};
+	if (flock(fds[1], LOCK_EX | LOCK_NB) != 0) {
+		usleep(TIMEOUT_MS * 1000);
+		return;
+	}
+	pthread_t thread = later(c, &l);
+	fed(c, flock(fds[0], LOCK_EX), 0);
+	pthread_join(thread, NULL);
+	flock(fds[0], LOCK_UN);
 }
 static struct {
 	pthread_mutex_t lock;
@@ -406,5 +558,8 @@ struct check syscall_checks[] = {
     CALL(cond_timedwait), CALL(sem_timedwait),  CALL(sigtimedwait),   CALL(semtimedop),  CALL(recv_timeout),
     CALL(pipe_read),      CALL(recv),           CALL(epoll_forever),  CALL(eventfd),     CALL(accept),
     CALL(wait4),          CALL(cond_wait),      CALL(sigwaitinfo),    CALL(sigsuspend),  CALL(pause),
-    CALL(semop),          CALL(msgrcv),         {0},
+    CALL(semop),          CALL(msgrcv),         CALL(read_timeout),   CALL(readv_timeout), CALL(recvmsg_timeout),
+    CALL(recvmmsg_timeout), CALL(send_timeout), CALL(write_timeout),  CALL(accept_timeout), CALL(epoll_pwait2),
+    CALL(io_getevents),   CALL(mq_timedreceive), CALL(timerfd),       CALL(waitid),       CALL(flock),
+    {0},
 };
