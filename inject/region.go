@@ -59,6 +59,18 @@ func Find(maps []procfs.Map, mem procfs.Memory) (Region, bool) {
 	return Region{}, false
 }
 
+// MayHaveRegion reports whether the text of /proc/PID/maps has a mapping that could be
+// the first part of a region. Find tells for sure.
+func MayHaveRegion(text []byte) bool {
+	for line := range bytes.Lines(text) {
+		// As isRegion has it: 7f0000000000-7f0000002000 r-xp 00000000 00:00 0
+		if _, rest, ok := bytes.Cut(line, []byte(" r-xp ")); ok && bytes.Equal(bytes.TrimSpace(rest), []byte("00000000 00:00 0")) {
+			return true
+		}
+	}
+	return false
+}
+
 const (
 	// lowest and highest addresses that are offered for mappings: above
 	// vm.mmap_min_addr, below the end of user space with four-level paging.

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"hotpatch/elfsym"
+	"hotpatch/inject"
 	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
 	"hotpatch/internal/procfs"
@@ -159,8 +160,14 @@ func ListAll(deep bool) (*HostState, error) {
 		return nil, err
 	}
 	h := &HostState{Processes: []*ProcessState{}}
+	var maps []byte
 	for _, pid := range pids {
 		if pid == os.Getpid() {
+			continue
+		}
+		// Nearly all processes have nothing, and their mappings tell.
+		if maps, err = procfs.ReadMaps(pid, maps); err == nil && len(maps) > 0 && !inject.MayHaveRegion(maps) {
+			h.Examined++
 			continue
 		}
 		s, err := look(pid, deep)

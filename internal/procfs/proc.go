@@ -262,6 +262,27 @@ func (p *Proc) Maps() ([]Map, error) {
 	}
 }
 
+// ReadMaps reads the text of /proc/PID/maps into buf, which may be nil, and gives it:
+// what a survey of all processes begins with. It is empty if the main thread has ended,
+// and for threads of the kernel.
+func ReadMaps(pid int, buf []byte) ([]byte, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Open("/proc/"+strconv.Itoa(pid)+"/maps", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return buf[:0], err
+	}
+	defer unix.Close(fd)
+	for buf = buf[:0]; ; {
+		buf = slices.Grow(buf, 32<<10)
+		n, err := retry(func() (int, error) { return unix.Read(fd, buf[len(buf):cap(buf)]) })
+		if err != nil || n == 0 {
+			return buf, err
+		}
+		buf = buf[:len(buf)+n]
+	}
+}
+
 // Mem opens the memory of the process, through a live thread. It needs the
 // right to trace the process. Faults as for Maps.
 func (p *Proc) Mem(write bool) (*Mem, error) {
