@@ -142,6 +142,7 @@ func (l *Loader) tryBorrow(t *ptrace.Tracer, c candidate, use func(*ptrace.Threa
 	if err != nil {
 		return err
 	}
+	defer t.Hurry()() // until it is let go
 	defer func() {
 		if derr := th.Detach(); err == nil && !errors.Is(derr, ptrace.ErrGone) {
 			err = derr
