@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,10 @@ import (
 )
 
 func main() {
+	// A command is over before collecting garbage would gain anything, but for very
+	// large programs.
+	debug.SetGCPercent(1000)
+	debug.SetMemoryLimit(1 << 30)
 	// In a build that it watches, hotpatch is called as the compilers are, and as
 	// the process that builds.
 	for _, other := range []func() (int, bool){intercept.Main, rebuild.Main} {

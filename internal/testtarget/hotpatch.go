@@ -54,12 +54,12 @@ func buildHotpatch(root, cache string) (path string, output []byte, err error) {
 		return "", nil, err
 	}
 	defer os.RemoveAll(work)
-	args := []string{"build", "-o", filepath.Join(work, "hotpatch")}
+	args, env := []string{"build", "-o", filepath.Join(work, "hotpatch")}, append(os.Environ(), "CGO_ENABLED=0") // as README.md says
 	if os.Getenv("HOTPATCH_TEST_RACE") == "1" {
-		args = append(args, "-race")
+		args, env = append(args, "-race"), append(os.Environ(), "CGO_ENABLED=1")
 	}
 	cmd := exec.Command("go", append(args, "./cmd/hotpatch")...)
-	cmd.Dir = root
+	cmd.Dir, cmd.Env = root, env
 	if output, err = cmd.CombinedOutput(); err != nil {
 		return "", output, err
 	}
