@@ -24,12 +24,11 @@ type Source struct {
 
 // Rebuilt is what had to be compiled for a patch.
 type Rebuilt struct {
-	Compiled  int      `json:"compiled"`          // files that the whole build has compiled
-	Again     bool     `json:"again"`             // the build was run a second time, without compiling
-	Units     []Unit   `json:"units"`             // compiled before and after the change
-	Elsewhere []Unit   `json:"elsewhere"`         // concerned as well, but in none of the bases
-	Unread    []string `json:"unread,omitempty"`  // changed files that no compiler reads
-	Patches   []string `json:"patches,omitempty"` // files with the change
+	Compiled  int      `json:"compiled"`         // files that the whole build has compiled
+	Again     bool     `json:"again"`            // the build was run a second time, without compiling
+	Units     []Unit   `json:"units"`            // compiled before and after the change
+	Elsewhere []Unit   `json:"elsewhere"`        // concerned as well, but in none of the bases
+	Unread    []string `json:"unread,omitempty"` // changed files that no compiler reads
 }
 
 // Unit is a file that was compiled again.

@@ -16,8 +16,8 @@ import (
 
 // another says why the build has to be run once more, or gives "".
 //
-// A compilation opens each file that it reads once, and so does the note that is
-// taken of its content.
+// A compilation opens each file that it reads once, once more if it shows a line of it
+// in a message, and so does the note that is taken of its content.
 func (b *rebuilder) another(units []*intercept.Compile, because map[*intercept.Compile][]string) string {
 	readers := make(map[string]int)
 	for _, c := range b.compiles {
@@ -39,7 +39,7 @@ func (b *rebuilder) another(units []*intercept.Compile, because map[*intercept.C
 			}
 			continue
 		}
-		if times := b.opens.times(path); times > 2*n && reason == "" {
+		if times := b.opens.times(path); times > 3*n && reason == "" {
 			reason = fmt.Sprintf("%s was read by something else than compilers", c.Path)
 		}
 	}
