@@ -39,6 +39,7 @@ type Tracer struct {
 func Run(p *procfs.Proc, f func(*Tracer) error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	warmUp()
 	t := &Tracer{proc: p, threads: make(map[int]*Thread), alarms: make(chan os.Signal, 1)}
 	signal.Notify(t.alarms, alarmSignal)
 	defer signal.Stop(t.alarms)
@@ -505,11 +506,11 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		t.DetachAll()
 		return nil, err
 	}
-	defer stopAlarm()
 	fd := int(tasks.Fd())
 	raised, unraise := raise()
 	w.undo = func() {
 		unraise()
+		stopAlarm()
 		tasks.Close()
 	}
 	if raised && visit.Judge != nil && len(t.threads) >= worthAnAide {

@@ -20,6 +20,7 @@ func (c *Checker) Warm(p *procfs.Proc) {
 	if err != nil {
 		return
 	}
+	checked := false
 	for began, i := time.Now(), 0; i < len(tids) && time.Since(began) < maxWarm; i++ {
 		sys, err := p.Syscall(tids[i])
 		if err != nil || sys.Running {
@@ -27,6 +28,12 @@ func (c *Checker) Warm(p *procfs.Proc) {
 		}
 		sp := sys.SP &^ 7
 		if m, ok := c.mapping(sp); ok && sp >= m.Start {
+			if !checked && m.End-sp <= warmed {
+				// The code of the check, too, is near the processor after that.
+				_, _ = c.Check(Thread{TID: tids[i], PC: sys.PC, SP: sys.SP, Main: tids[i] == p.PID(), InSyscall: true}, make([]Hit, 0, 1))
+				checked = true
+				continue
+			}
 			_ = c.mem.ReadAt(c.buf[:min(uint64(len(c.buf)), warmed, m.End-sp)], sp)
 		}
 	}
