@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -165,7 +166,12 @@ func (t *target) floor(rounds int) []least {
 // ran is what one run of hotpatch took.
 type ran struct {
 	pause, wall, user, system time.Duration
+
+	refused bool // hotpatch says: not now
 }
+
+// notNow is the exit status of hotpatch if threads do not get to run in time.
+const notNow = 3
 
 // hotpatch runs the built hotpatch on the target, which must take one pause.
 func (t *target) hotpatch(verb string, args ...string) ran {
@@ -188,6 +194,11 @@ func (t *target) revert(consistency string) ran {
 func runHotpatch(b testing.TB, threads int, args ...string) ran {
 	b.Helper()
 	out, r, err := run(testtarget.Hotpatch(b), args...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == notNow {
+		r.refused = true
+		return r
+	}
 	if err != nil {
 		b.Fatalf("hotpatch %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
