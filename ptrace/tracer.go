@@ -473,6 +473,7 @@ type World struct {
 	Began   time.Time // when the first thread was interrupted
 
 	tracer *Tracer
+	order  []*Thread
 	undo   func()
 	aide   *aide
 }
@@ -518,17 +519,26 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 	}
 
 	order := t.order(make([]*Thread, 0, len(t.threads)+16))
+	w.order = order
 	w.Began = time.Now()
 	for {
+		late := 0 // threads one after the other that had not stopped when they were looked at
 		for i, th := range order {
 			if err := th.Interrupt(); err != nil && !errors.Is(err, ErrGone) {
 				return w.giveUp(err)
 			}
-			if w.aide == nil || i < lag {
+			if w.aide == nil || i < lag || late == enoughLate {
 				continue
 			}
-			if th := order[i-lag]; th.seenBy != w && th.poll() && w.aide.publish(th) {
-				th.seenBy = w
+			if th := order[i-lag]; th.seenBy != w {
+				if !th.poll() {
+					late++
+					continue
+				}
+				late = 0
+				if w.aide.publish(th) {
+					th.seenBy = w
+				}
 			}
 		}
 		for _, th := range order {
@@ -560,6 +570,7 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 			break
 		}
 		order = t.order(order[:0])
+		w.order = order
 	}
 	if w.aide != nil {
 		w.aide.catchUp()
@@ -604,6 +615,10 @@ func (t *Tracer) order(list []*Thread) []*Thread {
 // the first time, if there is an aide to give it to: most have stopped by then.
 const lag = 12
 
+// enoughLate is after how many threads that had not stopped by then looking is given up:
+// the machine is busy, and it only takes time.
+const enoughLate = 4
+
 // giveUp ends a StopAll that cannot be finished. Threads that were asked to stop
 // are waited for, until the alarm: nobody would let them go afterwards.
 func (w *World) giveUp(err error) (*World, error) {
@@ -618,8 +633,23 @@ func (w *World) giveUp(err error) (*World, error) {
 
 // Resume lets every thread go and gives the length of the pause.
 func (w *World) Resume() time.Duration {
-	w.tracer.DetachAll()
+	// In the order in which they were stopped, which is the shortest way through the
+	// kernel's lists, and with nothing to be looked up.
+	for _, th := range w.order {
+		if th.stopped && !th.dirty && request(unix.PTRACE_DETACH, th.TID, 0, uintptr(th.signal)) == 0 {
+			th.gone, th.stopped = true, false
+		}
+	}
 	pause := time.Since(w.Began)
+	for _, th := range w.order {
+		if th.gone {
+			delete(w.tracer.threads, th.TID)
+		}
+	}
+	if len(w.tracer.threads) > 0 { // whatever was in the way of that
+		w.tracer.DetachAll()
+		pause = time.Since(w.Began)
+	}
 	if w.aide != nil {
 		w.aide.end()
 		w.aide = nil
