@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	hotbuild "hotpatch/internal/build"
+	"hotpatch/internal/fault"
 	"hotpatch/internal/objdiff"
 	"hotpatch/internal/patchfile"
 	"hotpatch/internal/patchlink"
@@ -164,6 +166,9 @@ func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
 	}
 	hotbuild.AddDebug(r.Bases, o.debug)
 	result, err := o.make(ctx, r, work)
+	if errors.Is(err, context.Canceled) {
+		return &fault.Error{Kind: fault.Failed, Code: "interrupted", What: "cannot go on", Why: "hotpatch was interrupted by a signal; there is no patch"}
+	}
 	if err != nil {
 		return err
 	}

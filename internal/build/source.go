@@ -93,7 +93,7 @@ func sourceTree(dir, work string) (string, error) {
 // patch makes a patch out of what was compiled.
 func patch(ctx context.Context, r Request, report *rebuild.Report, tell func(string, ...any)) (*Result, error) {
 	result := &Result{File: r.Out, Name: r.Meta.Name, Version: r.Meta.Version, Replaced: []Function{}}
-	result.Source = &Rebuilt{Compiled: report.Compiled, Again: report.Again, Unread: report.Unread}
+	result.Source = &Rebuilt{Compiled: report.Compiled, Again: report.Again, Units: []Unit{}, Elsewhere: []Unit{}, Unread: report.Unread}
 	for _, u := range report.Elsewhere {
 		result.Source.Elsewhere = append(result.Source.Elsewhere, unitOf(u))
 	}

@@ -442,3 +442,40 @@ func TestSourceRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestSourceWithoutNamespace: where no mount namespace can be had, a copy at another
+// place is built; a tree that names its own path is then refused.
+func TestSourceWithoutNamespace(t *testing.T) {
+	t.Parallel()
+	testtarget.Need(t, "unshare")
+	p := makeProject()
+	_, image := p.base(t)
+	patch := p.patch(t, "answer.c", "* 10", "* 20")
+	for name, test := range map[string]struct {
+		exit int
+		code string
+	}{"clean": {0, ""}, "names its path": {5, "[tree-path]"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tree, out := p.source(t), filepath.Join(t.TempDir(), "fix.so")
+			if test.exit != 0 {
+				if err := os.WriteFile(filepath.Join(tree, "config.status"), []byte("srcdir="+tree+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := treeState(t, tree)
+			cmd := exec.Command("unshare", "--user", "--map-root-user", "sh", "-c", `echo 0 >/proc/sys/user/max_mnt_namespaces && exec "$@"`, "sh",
+				testtarget.Hotpatch(t), "build", "--source", tree, "--patch", patch, "--base", image, "-o", out, "--", "make")
+			text, _ := cmd.CombinedOutput()
+			if got := cmd.ProcessState.ExitCode(); got != test.exit || !strings.Contains(string(text), test.code) || !strings.Contains(string(text), "namespace") {
+				t.Errorf("exit status %d, want %d and %q\n%s", got, test.exit, test.code, text)
+			}
+			if _, err := os.Stat(out); (err == nil) != (test.exit == 0) {
+				t.Errorf("the patch: %v", err)
+			}
+			if treeState(t, tree) != before {
+				t.Error("the source tree has changed")
+			}
+		})
+	}
+}
