@@ -22,6 +22,7 @@ type Loader struct {
 
 	region Region // zero until there is one
 	self   uint64 // the process's id as it sees itself
+	nested bool   // its threads have other ids in its own PID namespace
 	slack  uint64 // where the bootstrap stub goes, zero until it is needed
 
 	// mustLeave are threads that may still be in code that is to be rewritten.
@@ -42,7 +43,7 @@ func Prepare(p *procfs.Proc, mem *procfs.Mem, space *elfsym.Space) (*Loader, err
 	}
 	l.self = uint64(p.PID())
 	if n := len(st.NSpid); n > 0 {
-		l.self = uint64(st.NSpid[n-1])
+		l.self, l.nested = uint64(st.NSpid[n-1]), n > 1
 	}
 	if l.libc, err = findLibc(space); err != nil {
 		return nil, err

@@ -210,6 +210,9 @@ func (l *Loader) isTID(tid, inner int) bool {
 	if tid == inner {
 		return true
 	}
+	if !l.nested {
+		return false
+	}
 	st, err := l.proc.Status(tid)
 	return err == nil && len(st.NSpid) > 0 && st.NSpid[len(st.NSpid)-1] == inner
 }
