@@ -321,16 +321,6 @@ func isLinkFile(s string) bool {
 	return !strings.HasPrefix(s, "-") && (strings.HasSuffix(s, ".a") || strings.HasSuffix(s, ".o") || strings.HasSuffix(s, ".so") || strings.HasSuffix(s, ".lo"))
 }
 
-// has reports whether an option was given.
-func (c *Command) has(word string) bool {
-	for _, a := range c.args {
-		if a.kind != source && a.kind != input && a.kind != language && len(a.words) == 1 && a.words[0] == word {
-			return true
-		}
-	}
-	return false
-}
-
 // last gives the last option with a prefix, or "".
 func (c *Command) last(match func(string) bool) string {
 	for i := len(c.args) - 1; i >= 0; i-- {
