@@ -66,8 +66,9 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 			}
 			continue
 		}
-		// Whoever is still there the second time is named with the call chain.
-		if g.walker == nil && (unsure || stats.Tries > 1) && ctx.Err() == nil {
+		// Whoever is still there the second time is named with the call chain. What
+		// only a walk can decide is not left undecided because time is over.
+		if g.walker == nil && (unsure || stats.Tries > 1 || ctx.Err() != nil) && !errors.Is(ctx.Err(), context.Canceled) {
 			if err := g.learn(); err != nil {
 				return stats, err
 			}
@@ -77,7 +78,7 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 		if g.escort(ctx, tr, suspects) {
 			continue
 		}
-		if !g.settled(ctx.Done(), suspects, pause) {
+		if !g.settled(ctx, tr, suspects, pause) {
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return stats, timedOut(ctx.Err())
 			}
@@ -313,8 +314,11 @@ func (b *Blocker) String() string {
 		return fmt.Sprintf("the word %v at %v leads into %s", b.Addr, b.At, b.Function)
 	}
 	verb := "is in"
-	if b.Where == string(quiesce.OnStack) {
+	switch quiesce.Where(b.Where) {
+	case quiesce.OnStack:
 		verb = "will return into"
+	case quiesce.InRegister:
+		verb = "seems to return, by way of a register, into"
 	}
 	s := fmt.Sprintf("thread %d (%s) %s %s", b.TID, b.Thread, verb, b.Function)
 	if d := time.Since(b.Since); d >= time.Millisecond {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hotpatch/elfsym"
@@ -43,7 +44,7 @@ type Blocker struct {
 	Thread   string    `json:"name"`
 	Function string    `json:"function"`
 	Addr     Hex       `json:"address"`           // that was found
-	Where    string    `json:"where"`             // pc, stack or memory
+	Where    string    `json:"where"`             // pc, register, stack or memory
 	At       Hex       `json:"at,omitempty"`      // where the address stands
 	Since    time.Time `json:"since"`             // when it was first seen there
 	Chain    []Call    `json:"chain,omitempty"`   // its call chain, innermost first
@@ -87,11 +88,17 @@ func (l *limited) ReadAt(b []byte, addr uint64) error {
 
 // ready prepares the next pause, while the target runs.
 func (g *gate) ready() error {
+	tids, err := g.t.proc.Tasks()
+	if err != nil {
+		return err
+	}
+	slices.Sort(tids)
 	maps, err := g.t.proc.Maps()
 	if err != nil {
 		return err
 	}
 	g.check = quiesce.New(g.c.pc, g.c.stack, maps, &g.stacks)
+	g.check.Known(tids)
 	if g.walker != nil {
 		g.walker.SetMaps(maps)
 	}
@@ -157,6 +164,7 @@ func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 			if err := g.ready(); err != nil {
 				return nil, false, err
 			}
+			g.check.Exact()
 			hits, err = g.check.Check(g.t.thread(th), g.hits[:0])
 		}
 	}
@@ -231,7 +239,8 @@ func (t *target) thread(th *ptrace.Thread) quiesce.Thread {
 }
 
 func threadOf(tid, pid int, r *ptrace.Regs) quiesce.Thread {
-	return quiesce.Thread{TID: tid, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: tid == pid, InSyscall: r.InSyscall()}
+	return quiesce.Thread{TID: tid, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: tid == pid, InSyscall: r.InSyscall(),
+		Regs: [15]uint64{r.Rax, r.Rbx, r.Rcx, r.Rdx, r.Rsi, r.Rdi, r.Rbp, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15}}
 }
 
 func unwindRegs(r *ptrace.Regs) unwind.Regs {
@@ -310,39 +319,43 @@ func (b *Blocker) advice() string {
 	return "it returns there when its work is done; a function that never returns cannot be replaced while it runs"
 }
 
+// sleep says where a thread sleeps. Another one is never equal: a thread may have left
+// and be back at the same place.
+type sleep struct {
+	call     procfs.Syscall
+	switches uint64
+}
+
+// sleeps gives where a thread sleeps, if it does.
+func (g *gate) sleeps(tid int) (s sleep, ok bool) {
+	st, err := g.t.proc.Status(tid)
+	if err != nil {
+		return s, false
+	}
+	call, err := g.t.proc.Syscall(tid)
+	return sleep{call, st.Switches}, err == nil && !call.Running
+}
+
 // settled waits after a failed try until another one can have another outcome: as
 // long as every blocker sleeps where it slept, it cannot. It gives up when the
 // context is done, and after pause if some blocker was running.
-func (g *gate) settled(done <-chan struct{}, suspects []suspect, pause time.Duration) bool {
-	asleep := make(map[int]procfs.Syscall, len(suspects))
+func (g *gate) settled(ctx context.Context, tr *ptrace.Tracer, suspects []suspect, pause time.Duration) bool {
+	asleep := make(map[int]sleep, len(suspects))
 	for _, s := range suspects {
-		sys, err := g.t.proc.Syscall(s.tid)
-		if s.tid == 0 || err != nil || sys.Running {
-			asleep = nil
-			break
+		at, ok := g.sleeps(s.tid)
+		if s.tid == 0 || !ok {
+			return napAndTend(ctx, tr, pause)
 		}
-		asleep[s.tid] = sys
+		asleep[s.tid] = at
 	}
-	if asleep == nil {
-		select {
-		case <-done:
-			return false
-		case <-time.After(pause):
-			return true
-		}
-	}
-	for nap := 200 * time.Microsecond; ; nap = min(nap*2, 2*time.Millisecond) {
-		select {
-		case <-done:
-			return false
-		case <-time.After(nap):
-		}
+	for nap := 200 * time.Microsecond; napAndTend(ctx, tr, nap); nap = min(nap*2, 2*time.Millisecond) {
 		for tid, was := range asleep {
-			if now, err := g.t.proc.Syscall(tid); err != nil || now != was {
+			if now, ok := g.sleeps(tid); !ok || now != was {
 				return true
 			}
 		}
 	}
+	return false
 }
 
 // escort follows the one thread that is in the way, if it waits in a system call,
@@ -355,21 +368,27 @@ func (g *gate) escort(ctx context.Context, tr *ptrace.Tracer, suspects []suspect
 	if len(suspects) != 1 || suspects[0].walk == nil || !suspects[0].walk.Complete {
 		return false
 	}
+	const (
+		once     = 100 * time.Millisecond // how often to look whether time is over
+		most     = 10000                  // system calls made inside before it is given up
+		patience = 50 * time.Millisecond  // until the thread sleeps again, after the last pause
+	)
 	s := &suspects[0]
-	sys, err := g.t.proc.Syscall(s.tid)
-	if err != nil || sys.Running || sys.Nr < 0 {
-		return false
+	for began := time.Now(); ; {
+		at, ok := g.sleeps(s.tid)
+		if ok && at.call.Nr >= 0 {
+			break
+		}
+		if ok || time.Since(began) > patience || !napAndTend(ctx, tr, time.Millisecond) {
+			return false
+		}
 	}
 	th, err := tr.Seize(s.tid)
 	if err != nil {
 		return false
 	}
-	const (
-		once = 100 * time.Millisecond // how often to look whether time is over
-		most = 10000                  // system calls made inside before it is given up
-	)
 	if err := tr.Stop(th, stopLimit); err != nil {
-		return false
+		return false // settled lets it go when it stops
 	}
 	for calls := 0; calls < most && ctx.Err() == nil; {
 		switch err := th.NextSyscall(once); {

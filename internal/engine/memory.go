@@ -2,9 +2,12 @@ package engine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"hotpatch/internal/procfs"
 	"hotpatch/internal/quiesce"
@@ -20,6 +23,9 @@ type pages struct {
 	pagemap *os.File
 	buf     []byte
 	entries []byte
+	// unreadable is the address of a page that exists and that the kernel does not let
+	// anybody read (of a device, or of memfd_secret(2)); 0 if there was none.
+	unreadable uint64
 }
 
 func (t *target) newPages() (*pages, error) {
@@ -54,8 +60,10 @@ func (p *pages) each(m procfs.Map, visit func(addr uint64, b []byte) (bool, erro
 			return fmt.Errorf("read which pages exist: %w", err)
 		}
 		exists := func(i uint64) bool {
-			const present, swapped = 1 << 63, 1 << 62
-			return binary.LittleEndian.Uint64(p.entries[8*i:])&(present|swapped) != 0
+			// A guard page (MADV_GUARD_INSTALL) looks like one in swap.
+			const present, swapped, guard = 1 << 63, 1 << 62, 1 << 58
+			e := binary.LittleEndian.Uint64(p.entries[8*i:])
+			return e&(present|swapped) != 0 && e&guard == 0
 		}
 		for i := uint64(0); i < n; {
 			if !exists(i) {
@@ -67,7 +75,7 @@ func (p *pages) each(m procfs.Map, visit func(addr uint64, b []byte) (bool, erro
 				j++
 			}
 			b := p.buf[:(j-i)*pageSize]
-			if err := p.mem.ReadAt(b, start+i*pageSize); err != nil {
+			if err := p.read(b, start+i*pageSize); err != nil {
 				return err
 			}
 			more, err := visit(start+i*pageSize, b)
@@ -79,6 +87,26 @@ func (p *pages) each(m procfs.Map, visit func(addr uint64, b []byte) (bool, erro
 	}
 	return nil
 }
+
+// read reads whole pages. Those that cannot be read count as zeros.
+func (p *pages) read(b []byte, addr uint64) error {
+	err := p.mem.ReadAt(b, addr)
+	if err == nil || !inaccessible(err) {
+		return err
+	}
+	for ; len(b) > 0; b, addr = b[pageSize:], addr+pageSize {
+		if err := p.mem.ReadAt(b[:pageSize], addr); err != nil {
+			if !inaccessible(err) {
+				return err
+			}
+			clear(b[:pageSize])
+			p.unreadable = addr
+		}
+	}
+	return nil
+}
+
+func inaccessible(err error) bool { return errors.Is(err, unix.EIO) || errors.Is(err, unix.EFAULT) }
 
 // wordSearch looks for return addresses outside of all threads' stacks: of
 // coroutines that are suspended, and of saved contexts.

@@ -205,6 +205,9 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 			return fmt.Sprintf("the word at %#x (%s) points into it", at, name), nil
 		}
 	}
+	if p.unreadable != 0 {
+		return fmt.Sprintf("the page at %#x cannot be read, and may hold something that points into it", p.unreadable), nil
+	}
 	return "", nil
 }
 

@@ -73,7 +73,8 @@ func TestParseMapsDamaged(t *testing.T) {
 const statusText = "Name:\ta\\nb\\\\ (x)\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t17\nNgid:\t0\nPid:\t18\nPPid:\t1\nTracerPid:\t5\n" +
 	"Uid:\t1\t2\t3\t4294967294\nGid:\t5\t6\t7\t8\nFDSize:\t64\nNSpid:\t18\t3\nKthread:\t0\nVmSize:\t    3060 kB\nThreads:\t2\n" +
 	"SigPnd:\t0000000000000001\nShdPnd:\t0000000000000002\nSigBlk:\t0000000000000004\nSigIgn:\t0000000000001000\nSigCgt:\tffffffffffffffff\n" +
-	"CapEff:\t000001fffeffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nx86_Thread_features:\tshstk wrss \n"
+	"CapEff:\t000001fffeffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nx86_Thread_features:\tshstk wrss \n" +
+	"voluntary_ctxt_switches:\t4294967297\nnonvoluntary_ctxt_switches:\t9\n"
 
 func TestParseStatus(t *testing.T) {
 	t.Parallel()
@@ -81,7 +82,7 @@ func TestParseStatus(t *testing.T) {
 		Name: "a\nb\\ (x)", State: 'S', Tgid: 17, Pid: 18, PPid: 1, TracerPid: 5,
 		Uid: [4]int{1, 2, 3, 4294967294}, Gid: [4]int{5, 6, 7, 8}, NSpid: []int{18, 3}, Threads: 2,
 		SigPnd: 1, ShdPnd: 2, SigBlk: 4, SigIgn: 0x1000, SigCgt: 1<<64 - 1, CapEff: 0x1fffeffffff,
-		NoNewPrivs: true, Seccomp: 2, HasMemory: true, ShadowStack: true,
+		NoNewPrivs: true, Seccomp: 2, HasMemory: true, ShadowStack: true, Switches: 1<<32 + 1,
 	}
 	got, err := ParseStatus([]byte(statusText))
 	if err != nil {

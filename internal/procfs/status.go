@@ -37,6 +37,9 @@ type Status struct {
 	Kthread bool
 	// ShadowStack says that the thread runs with a user shadow stack.
 	ShadowStack bool
+	// Switches is how often the thread has gone to sleep: whoever sleeps as often
+	// as before has not moved.
+	Switches uint64
 }
 
 // Dead reports whether the thread has ended: it is a zombie or being removed.
@@ -133,6 +136,7 @@ const (
 	fieldKthread
 	fieldVMSize
 	fieldFeatures
+	fieldSwitches
 )
 
 var statusFields = map[string]fieldSet{
@@ -141,7 +145,7 @@ var statusFields = map[string]fieldSet{
 	"SigPnd": fieldSigPnd, "ShdPnd": fieldShdPnd, "SigBlk": fieldSigBlk, "SigIgn": fieldSigIgn,
 	"SigCgt": fieldSigCgt, "CapEff": fieldCapEff,
 	"NSpid": fieldNSpid, "NoNewPrivs": fieldNoNewPrivs, "Seccomp": fieldSeccomp, "Kthread": fieldKthread,
-	"VmSize": fieldVMSize, "x86_Thread_features": fieldFeatures,
+	"VmSize": fieldVMSize, "x86_Thread_features": fieldFeatures, "voluntary_ctxt_switches": fieldSwitches,
 }
 
 // set stores one value and reports whether it had the right form.
@@ -204,6 +208,8 @@ func (s *Status) set(field fieldSet, value []byte) bool {
 	case fieldKthread:
 		s.Kthread = v == "1"
 		return v == "0" || v == "1"
+	case fieldSwitches:
+		s.Switches, err = strconv.ParseUint(v, 10, 64)
 	case fieldVMSize:
 		s.HasMemory = true
 	case fieldFeatures:

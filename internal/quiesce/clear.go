@@ -3,29 +3,29 @@ package quiesce
 import "hotpatch/internal/unwind"
 
 // Size gives how many bytes of memory Check would look through on the stack that
-// a thread runs on: up to the end of the mapping, which may hold much more than
+// a thread runs on: up to the end of the mappings, which may hold much more than
 // the stack.
 func (c *Checker) Size(t Thread) uint64 {
-	m, ok := c.mapping(t.SP)
+	r, ok := c.find(t.SP)
 	if !ok {
 		return 0
 	}
-	if !t.Main && t.SP < t.FS && t.FS < m.End {
+	if !t.Main && t.SP < t.FS && t.FS < r.end {
 		return t.FS - t.SP
 	}
-	return m.End - t.SP
+	return r.end - t.SP
 }
 
 // CheckWalked is Check for a thread whose stack was walked completely: its frames
 // are judged instead of the words of that stack. Precondition: w.Complete.
 func (c *Checker) CheckWalked(t Thread, w *unwind.Walk, hits []Hit) (_ []Hit, err error) {
 	hits = c.frames(w, c.checkPC(t, hits))
-	current, _ := c.mapping(t.SP)
+	current, _ := c.find(t.SP)
 	home, ok := c.home(t)
-	if !ok || home.Start == current.Start || len(c.stack.ranges) == 0 {
+	if !ok || home.start == current.start || len(c.stack.ranges) == 0 {
 		return hits, nil
 	}
-	c.spans = append(c.spans[:0], span{home.Start, home.End})
+	c.spans = append(c.spans[:0], span{home.start, home.end})
 	for i := 0; i < len(c.spans); i++ {
 		if hits, err = c.scanRange(t, c.spans[i], hits); err != nil {
 			return hits, err
@@ -52,14 +52,15 @@ func (c *Checker) frames(w *unwind.Walk, hits []Hit) []Hit {
 // Clear leaves of a thread's hits those that a walk of its stack does not
 // disprove, and adds the frames that the walk itself shows to be in the way.
 // Only a complete walk disproves anything, and only for words between its frames:
-// such a word is a return address exactly if a frame says so.
+// such a word is a return address exactly if a frame says so. An address in a
+// register is one only if a frame says so, too.
 func (c *Checker) Clear(hits []Hit, w *unwind.Walk) []Hit {
 	if !w.Complete {
 		return hits
 	}
 	kept := hits[:0]
 	for _, h := range hits {
-		if h.Where == AtPC || !w.Covers(h.At) || w.Returns(h.At) {
+		if h.Where == AtPC || h.Where == OnStack && (!w.Covers(h.At) || w.Returns(h.At)) {
 			kept = append(kept, h)
 		}
 	}

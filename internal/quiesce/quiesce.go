@@ -2,9 +2,10 @@
 // threads have an address in their registers or on their stacks that must not be
 // there while code is being overwritten.
 //
-// It is sound before it is precise: every aligned word of a stack, from the
-// stack pointer to the end of its mapping, counts as a return address. A word
-// that only looks like one makes a thread wait in vain; no real one is missed.
+// It is sound before it is precise: every register, and every aligned word of a
+// stack, from the stack pointer to the end of its mappings, counts as a return
+// address. A word that only looks like one makes a thread wait in vain; no real one
+// is missed.
 // What it cannot see are stacks that are nobody's current stack, such as those
 // of suspended coroutines.
 //
@@ -39,9 +40,10 @@ type Where string
 
 // The places.
 const (
-	AtPC     Where = "pc"     // the thread is about to execute there
-	OnStack  Where = "stack"  // the thread returns there
-	InMemory Where = "memory" // a word elsewhere: a stack that is nobody's current one
+	AtPC       Where = "pc"       // the thread is about to execute there
+	InRegister Where = "register" // the thread may be about to return or jump there
+	OnStack    Where = "stack"    // the thread returns there
+	InMemory   Where = "memory"   // a word elsewhere: a stack that is nobody's current one
 )
 
 // Hit is an address that must not be there.
@@ -63,13 +65,19 @@ type Thread struct {
 	// InSyscall says that the thread was stopped in a system call, which the
 	// kernel may start again two bytes before PC.
 	InSyscall bool
+	// Regs are the other general registers. longjmp, vfork, and hand-written leaves
+	// have the only copy of a return address there for some instructions.
+	Regs [15]uint64
 }
 
 // Checker compares threads with ranges.
 type Checker struct {
 	pc, stack index
 	maps      []procfs.Map
-	last      int // of maps: where the last address was found
+	runs      []run
+	last      int   // of runs: where the last address was found
+	tids      []int // threads that were there when maps were read, ascending; nil: all
+	exact     bool  // maps are those of this very moment
 	mem       procfs.Memory
 	buf       []byte
 	spans     []span   // of the thread that is being looked at
@@ -80,13 +88,20 @@ type Checker struct {
 // those to which no thread may return. maps are the mappings of the process, from before the
 // pause, in ascending order.
 func New(pc, stack []Range, maps []procfs.Map, mem procfs.Memory) *Checker {
-	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, mem: mem, buf: make([]byte, 64<<10), spans: make([]span, 0, maxSpans)}
+	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, runs: runsOf(maps), mem: mem, buf: make([]byte, 64<<10), spans: make([]span, 0, maxSpans)}
 }
 
 // Another gives a checker of the same with a memory of its own, for another goroutine.
 func (c *Checker) Another(mem procfs.Memory) *Checker {
-	return &Checker{pc: c.pc, stack: c.stack, maps: c.maps, mem: mem, buf: make([]byte, len(c.buf)), spans: make([]span, 0, maxSpans)}
+	return &Checker{pc: c.pc, stack: c.stack, maps: c.maps, runs: c.runs, tids: c.tids, exact: c.exact, mem: mem, buf: make([]byte, len(c.buf)), spans: make([]span, 0, maxSpans)}
 }
+
+// Known says which threads there were before the mappings were read, in ascending order. Of any
+// other thread, less is taken for granted: see ErrUnknownStack.
+func (c *Checker) Known(tids []int) { c.tids = tids }
+
+// Exact says that the mappings were read in the pause.
+func (c *Checker) Exact() { c.exact = true }
 
 // index finds the range that has an address inside.
 type index struct {
@@ -147,6 +162,11 @@ func (c *Checker) Check(t Thread, hits []Hit) ([]Hit, error) {
 	hits = c.checkPC(t, hits)
 	if len(c.stack.ranges) == 0 {
 		return hits, nil
+	}
+	for _, v := range t.Regs {
+		if r := c.stack.find(v); r != nil && len(hits) < cap(hits) {
+			hits = append(hits, Hit{Range: r, Addr: v, Where: InRegister})
+		}
 	}
 	return c.scan(t, hits)
 }

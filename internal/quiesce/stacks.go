@@ -3,7 +3,10 @@ package quiesce
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sort"
+
+	"golang.org/x/sys/unix"
 
 	"hotpatch/internal/procfs"
 )
@@ -12,35 +15,80 @@ import (
 // of a thread that has just begun. Read them again and try again.
 var ErrUnknownStack = errors.New("a thread has begun on a stack that was not mapped before")
 
-// home finds the mapping of the thread's own stack: "[stack]" for the main
-// thread; for others the one that holds the thread control block, which both C
-// libraries put on top of the stack that they make.
-func (c *Checker) home(t Thread) (procfs.Map, bool) {
-	if !t.Main {
-		return c.mapping(t.FS)
-	}
-	for _, m := range c.maps {
-		if m.Path == "[stack]" {
-			return m, true
-		}
-	}
-	return procfs.Map{}, false
+// run is a sequence of mappings without gaps between them: a stack of which a part
+// is locked, protected, or advised upon otherwise is several mappings.
+type run struct {
+	start, end uint64
+	main       bool // it has the stack of the main thread
 }
 
-// mapping finds the mapping that holds an address. The main stack may have grown
-// downwards since maps were read.
-func (c *Checker) mapping(addr uint64) (procfs.Map, bool) {
-	if c.last < len(c.maps) { // a thread's stack pointer and control block are near each other
-		if m := &c.maps[c.last]; m.Start <= addr && addr < m.End {
-			return *m, true
+// runsOf joins mappings that can be one stack: a stack is written to.
+func runsOf(maps []procfs.Map) []run {
+	runs := make([]run, 0, len(maps))
+	joins := false
+	for i := range maps {
+		m := &maps[i]
+		writable := m.Perm&procfs.Write != 0
+		if n := len(runs) - 1; joins && writable && runs[n].end == m.Start {
+			runs[n].end = m.End
+		} else {
+			runs = append(runs, run{start: m.Start, end: m.End})
+		}
+		if m.Path == "[stack]" {
+			runs[len(runs)-1].main = true
+		}
+		joins = writable
+	}
+	return runs
+}
+
+// home finds the mappings of the thread's own stack: "[stack]" for the main
+// thread; for others those that hold the thread control block, which both C
+// libraries put on top of the stack that they make.
+func (c *Checker) home(t Thread) (run, bool) {
+	if !t.Main {
+		return c.find(t.FS)
+	}
+	for _, r := range c.runs {
+		if r.main {
+			return r, true
 		}
 	}
-	i := sort.Search(len(c.maps), func(i int) bool { return c.maps[i].End > addr })
-	if i == len(c.maps) || c.maps[i].Start > addr && c.maps[i].Path != "[stack]" {
-		return procfs.Map{}, false
+	return run{}, false
+}
+
+// find finds the mappings around an address. The main stack may have grown
+// downwards since they were read.
+func (c *Checker) find(addr uint64) (run, bool) {
+	if c.last < len(c.runs) { // a thread's stack pointer and control block are near each other
+		if r := c.runs[c.last]; r.start <= addr && addr < r.end {
+			return r, true
+		}
+	}
+	i := sort.Search(len(c.runs), func(i int) bool { return c.runs[i].end > addr })
+	if i == len(c.runs) || c.runs[i].start > addr && !c.runs[i].main {
+		return run{}, false
 	}
 	c.last = i
-	return c.maps[i], true
+	return c.runs[i], true
+}
+
+// stranger reports whether the mappings cannot be trusted to be those of a thread's
+// stack: it has none, or the thread has begun since they were read, so that what
+// looks like several mappings may be one new stack.
+func (c *Checker) stranger(t Thread, current run) bool {
+	if c.exact || t.Main || t.FS == 0 {
+		return false
+	}
+	home, ok := c.home(t)
+	if !ok {
+		return true
+	}
+	if home.start == current.start || c.tids == nil {
+		return false
+	}
+	_, known := slices.BinarySearch(c.tids, t.TID)
+	return !known
 }
 
 // span is a part of a stack that is scanned.
@@ -61,15 +109,15 @@ const maxSpans = 16
 // that the signal has interrupted is looked through as well.
 func (c *Checker) scan(t Thread, hits []Hit) (_ []Hit, err error) {
 	c.spans = c.spans[:0]
-	if !c.add(t, t.SP) {
+	current, ok := c.find(t.SP)
+	if !ok || c.stranger(t, current) || !c.add(t, t.SP) {
 		return hits, ErrUnknownStack
 	}
-	current, _ := c.mapping(t.SP)
 	switch home, ok := c.home(t); {
-	case ok && home.Start != current.Start:
-		c.spans = append(c.spans, span{home.Start, home.End})
+	case ok && home.start != current.start:
+		c.spans = append(c.spans, span{home.start, home.end})
 	case ok && !t.Main && t.SP >= t.FS:
-		c.spans = append(c.spans, span{home.Start, t.SP &^ 7})
+		c.spans = append(c.spans, span{home.start, t.SP &^ 7})
 	}
 	for i := 0; i < len(c.spans); i++ { // add makes them more
 		if hits, err = c.scanRange(t, c.spans[i], hits); err != nil {
@@ -82,21 +130,28 @@ func (c *Checker) scan(t Thread, hits []Hit) (_ []Hit, err error) {
 // add adds the stack from a stack pointer upwards to what is scanned, as far as it
 // is not there already. It gives false if nothing was mapped there, or if there
 // are too many.
+//
+// Where the stack pointer is not a multiple of 8, as hand-written code may have it,
+// the words of both alignments count.
 func (c *Checker) add(t Thread, sp uint64) bool {
-	sp &^= 7
-	m, ok := c.mapping(sp)
+	return c.addAligned(t, sp&^7) && (sp%8 == 0 || c.addAligned(t, sp))
+}
+
+func (c *Checker) addAligned(t Thread, sp uint64) bool {
+	r, ok := c.find(sp)
 	if !ok {
 		return false
 	}
-	s := span{sp, m.End}
-	if !t.Main && sp < t.FS && t.FS < m.End {
+	s := span{sp, r.end}
+	if !t.Main && sp < t.FS && t.FS < r.end {
 		s.end = t.FS &^ 7 // the thread control block is on top of the thread's own stack
 	}
 	for _, have := range c.spans {
-		if have.start <= sp && sp < have.end {
+		switch {
+		case have.start%8 != sp%8:
+		case have.start <= sp && sp < have.end:
 			return true
-		}
-		if sp < have.start && have.start < s.end {
+		case sp < have.start && have.start < s.end:
 			s.end = have.start
 		}
 	}
@@ -111,16 +166,15 @@ func (c *Checker) add(t Thread, sp uint64) bool {
 // it runs on, and its own stack, all of it if its bounds are known (what lies
 // below the stack pointer is left over from calls that have returned).
 func (c *Checker) Judged(t Thread, ranges [][2]uint64) [][2]uint64 {
-	if m, ok := c.home(t); ok {
-		switch {
-		case t.Main:
-			ranges = append(ranges, [2]uint64{m.Start, m.End})
-		case c.guarded(m) && m.End-t.FS <= controlBlock:
-			ranges = append(ranges, [2]uint64{m.Start, t.FS})
+	if t.Main {
+		if r, ok := c.home(t); ok {
+			ranges = append(ranges, [2]uint64{r.start, r.end})
 		}
+	} else if m, ok := c.mapping(t.FS); ok && c.guarded(m) && m.End-t.FS <= controlBlock {
+		ranges = append(ranges, [2]uint64{m.Start, t.FS})
 	}
-	if m, ok := c.mapping(t.SP); ok {
-		end := m.End
+	if r, ok := c.find(t.SP); ok {
+		end := r.end
 		if !t.Main && t.SP < t.FS && t.FS < end {
 			end = t.FS
 		}
@@ -132,6 +186,15 @@ func (c *Checker) Judged(t Thread, ranges [][2]uint64) [][2]uint64 {
 // controlBlock is more than the thread control block of any C library and what
 // may lie above it on a stack that the library has mapped.
 const controlBlock = 64 << 10
+
+// mapping finds the one mapping that holds an address.
+func (c *Checker) mapping(addr uint64) (procfs.Map, bool) {
+	i := sort.Search(len(c.maps), func(i int) bool { return c.maps[i].End > addr })
+	if i == len(c.maps) || c.maps[i].Start > addr {
+		return procfs.Map{}, false
+	}
+	return c.maps[i], true
+}
 
 // guarded reports whether pages that cannot be touched lie directly below a
 // mapping, as below each stack that a C library maps.
@@ -147,7 +210,7 @@ func (c *Checker) scanRange(t Thread, s span, hits []Hit) ([]Hit, error) {
 	for at := s.start; at < s.end; {
 		n := min(uint64(len(c.buf)), s.end-at)
 		b := c.buf[:n]
-		if err := c.mem.ReadAt(b, at); err != nil {
+		if err := c.read(b, at); err != nil {
 			return hits, err
 		}
 		for i := 0; i+8 <= len(b); i += 8 {
@@ -173,6 +236,31 @@ func (c *Checker) scanRange(t Thread, s span, hits []Hit) ([]Hit, error) {
 	}
 	return hits, nil
 }
+
+// read reads a part of a stack. Pages that not even the kernel can read hold no frame
+// and count as zeros, such as the guard pages that MADV_GUARD_INSTALL (madvise(2))
+// makes within the mapping of a stack.
+func (c *Checker) read(b []byte, at uint64) error {
+	err := c.mem.ReadAt(b, at)
+	if err == nil || !unreadable(err) {
+		return err
+	}
+	for len(b) > 0 {
+		n := min(uint64(len(b)), pageSize-at%pageSize)
+		if err := c.mem.ReadAt(b[:n], at); err != nil {
+			if !unreadable(err) {
+				return err
+			}
+			clear(b[:n])
+		}
+		b, at = b[n:], at+n
+	}
+	return nil
+}
+
+const pageSize = 4096
+
+func unreadable(err error) bool { return errors.Is(err, unix.EIO) || errors.Is(err, unix.EFAULT) }
 
 // In a signal frame the kernel stores, in ascending order, rsp, rip, eflags, and a
 // word of the segment selectors cs, gs, fs and ss (struct sigcontext_64,

@@ -27,14 +27,14 @@ func (c *Checker) Warm(p *procfs.Proc) {
 			continue
 		}
 		sp := sys.SP &^ 7
-		if m, ok := c.mapping(sp); ok && sp >= m.Start {
-			if !checked && m.End-sp <= warmed {
+		if r, ok := c.find(sp); ok && sp >= r.start {
+			if !checked && r.end-sp <= warmed {
 				// The code of the check, too, is near the processor after that.
 				_, _ = c.Check(Thread{TID: tids[i], PC: sys.PC, SP: sys.SP, Main: tids[i] == p.PID(), InSyscall: true}, make([]Hit, 0, 1))
 				checked = true
 				continue
 			}
-			_ = c.mem.ReadAt(c.buf[:min(uint64(len(c.buf)), warmed, m.End-sp)], sp)
+			_ = c.mem.ReadAt(c.buf[:min(uint64(len(c.buf)), warmed, r.end-sp)], sp)
 		}
 	}
 }

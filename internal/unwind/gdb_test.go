@@ -57,8 +57,17 @@ func askGDB(t testing.TB, pid int) map[int]*gdbFrames {
 	return list
 }
 
-// tally counts samples.
-type tally struct{ samples, complete, frames int }
+// tally counts samples. more counts complete walks where gdb knows more frames,
+// which must never be.
+type tally struct{ samples, complete, frames, differ, more int }
+
+func (n *tally) add(m tally) {
+	n.samples += m.samples
+	n.complete += m.complete
+	n.frames += m.frames
+	n.differ += m.differ
+	n.more += m.more
+}
 
 // compare samples a process, rounds times: it is stopped by job control, so that
 // gdb sees what we saw. Every frame of ours must be one of gdb's; a complete walk must have
@@ -86,7 +95,11 @@ func (x *target) compare(t testing.TB, rounds int) (n tally) {
 			} else {
 				t.Logf("thread %d: %s", tid, w.Why)
 			}
+			if w.Complete && len(g.pcs) > len(w.Frames) {
+				n.more++
+			}
 			if why := differs(&w, g); why != "" {
+				n.differ++
 				t.Errorf("thread %d: %s\nours: %s\ngdb: %x %s", tid, why, chain(&w), g.pcs, g.end)
 			}
 		}

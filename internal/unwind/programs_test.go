@@ -1,6 +1,8 @@
 package unwind
 
 import (
+	"debug/elf"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,7 +48,7 @@ var programs = []program{
 	{name: "python3", tool: "python3", start: running("python3", "-c", pythonBusy)},
 	{name: "perl", tool: "perl", start: running("perl", "-e", "while (1) { @x = sort { $b <=> $a } map { s/(\\d)/<$1>/r; length } 1..500 }")},
 	{name: "sqlite3", tool: "sqlite3", start: running("sqlite3", ":memory:", "with recursive r(i) as (select 1 union all select i+1 from r) select count(*) from r where i % 7 = length(hex(i))")},
-	{name: "node", tool: "node", start: running("node", "-e", "setInterval(() => {}, 1000)")},
+	{name: "node", tool: "node", start: running("node", "-e", nodeBusy)},
 	{name: "redis-server", tool: "redis-server", start: startRedis},
 	{name: "mariadbd", tool: "mariadbd", start: startMariaDB},
 	{name: "postgres", tool: "initdb", start: startPostgres},
@@ -62,8 +64,16 @@ for _ in range(3): threading.Thread(target=work, daemon=True).start()
 work()
 `
 
+// The workers are busy in the hand-written assembly of the cryptography.
+const nodeBusy = `
+const crypto = require("crypto");
+function go() { crypto.pbkdf2("word", "salt", 20000, 64, "sha512", go); }
+for (let i = 0; i < 4; i++) go();
+`
+
 // TestAgainstGDBPrograms compares the threads of programs from the distribution,
-// most of them stripped, while they work.
+// most of them stripped, while they work. With HOTPATCH_TEST_LONG=1 it takes many
+// more samples: scripts/unwind-samples runs that, and reads what is logged.
 func TestAgainstGDBPrograms(t *testing.T) {
 	t.Parallel()
 	for _, c := range programs {
@@ -72,27 +82,48 @@ func TestAgainstGDBPrograms(t *testing.T) {
 				t.Skip("one program is enough with -short")
 			}
 			testtarget.Need(t, c.tool)
-			total := tally{}
+			rounds := 4
+			switch {
+			case os.Getenv("HOTPATCH_TEST_LONG") == "1":
+				rounds = 30
+			case testing.Short():
+				rounds = 1
+			}
+			var processes []*target
 			for _, pid := range c.start(t) {
 				x := settled(t, pid)
 				for _, e := range x.u.Prepare() {
 					t.Log(e)
 				}
-				rounds := 4
-				if testing.Short() {
-					rounds = 1
-				}
-				n := x.compare(t, rounds)
-				total.samples += n.samples
-				total.complete += n.complete
-				total.frames += n.frames
+				processes = append(processes, x)
 			}
-			t.Logf("%d samples, %d complete, %d frames", total.samples, total.complete, total.frames)
+			total := tally{}
+			for range rounds {
+				for _, x := range processes {
+					total.add(x.compare(t, 1))
+				}
+			}
+			t.Logf("%s, %s: %d samples, %d frames, %d complete walks, %d differences, %d complete where gdb knows more", c.name,
+				symbols(t, processes[0].pid), total.samples, total.frames, total.complete, total.differ, total.more)
 			if total.samples == 0 || total.complete*100 < total.samples*80 {
 				t.Errorf("only %d of %d walks are complete", total.complete, total.samples)
 			}
 		})
 	}
+}
+
+// symbols says whether a process's program has a symbol table.
+func symbols(t *testing.T, pid int) string {
+	t.Helper()
+	f, err := elf.Open(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.SectionByType(elf.SHT_SYMTAB) == nil {
+		return "stripped"
+	}
+	return "with symbols"
 }
 
 // settled opens a process once it has stopped loading libraries and starting threads.
