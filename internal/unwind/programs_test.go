@@ -45,7 +45,7 @@ func look(t *testing.T, tool string) string {
 var programs = []program{
 	{name: "bash", tool: "bash", short: true, start: running("bash", "-c", "f() { local i; for i in 1 2 3; do [ $1 = 0 ] || f $(($1-1)); done; }; while :; do f 5; done")},
 	{name: "bash waiting", tool: "bash", start: running("bash", "-c", "read line; echo")},
-	{name: "python3", tool: "python3", start: running("python3", "-c", pythonBusy)},
+	{name: "python3", tool: "python3", start: startPython},
 	{name: "perl", tool: "perl", start: running("perl", "-e", "while (1) { @x = sort { $b <=> $a } map { s/(\\d)/<$1>/r; length } 1..500 }")},
 	{name: "sqlite3", tool: "sqlite3", start: running("sqlite3", ":memory:", "with recursive r(i) as (select 1 union all select i+1 from r) select count(*) from r where i % 7 = length(hex(i))")},
 	{name: "node", tool: "node", start: running("node", "-e", nodeBusy)},
@@ -170,6 +170,15 @@ func shortDir(t *testing.T) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
+}
+
+// startPython starts the interpreter itself, where python3 is a script that finds it.
+func startPython(t *testing.T) []int {
+	out, err := exec.Command(look(t, "python3"), "-c", "import sys; print(sys.executable)").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return running(strings.TrimSpace(string(out)), "-c", pythonBusy)(t)
 }
 
 // waitFor waits until a file is there.
