@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"hotpatch/internal/testtarget"
 )
@@ -81,4 +84,50 @@ func TestUnreadablePages(t *testing.T) {
 	asks(t, p, "inside", 5, 1005)
 	kept(t, p, unload(t, p.PID(), "--all"), "odd@1", `^the page at 0x[0-9a-f]+ cannot be read`)
 	asks(t, p, "inside", 5, 10)
+}
+
+// TestSharedMemory: another process runs in the same memory. It would not be stopped,
+// so nothing is changed while it is there.
+func TestSharedMemory(t *testing.T) {
+	t.Parallel()
+	for call, gives := range map[string]int{"shares_memory": 10, "vforks": 12} {
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			p := oddTarget(t)
+			before := testtarget.TextSnapshot(t, p.PID())
+			patch := calcPatch(t, "inside", 1000, "odd", 1)
+			stayIn(t, p, call)
+			for _, consistency := range []string{"stack", "entry"} {
+				r := refusedLate(t, "memory-shared", "apply", "--pid", strconv.Itoa(p.PID()), "--consistency", consistency, patch)
+				if !strings.Contains(r.Stderr, "runs in the same memory") {
+					t.Error(r)
+				}
+			}
+			unchanged(t, ownedBy(before, "hotpatch"), p.PID())
+			goOn(t, p, call, gives)
+			applyOne(t, p.PID(), with(stack, patch)...)
+			asks(t, p, "inside", 5, 1005)
+			stayIn(t, p, "vforks")
+			refusedLate(t, "memory-shared", "revert", "--pid", strconv.Itoa(p.PID()), "--all")
+			asks(t, p, "inside", 5, 1005)
+			goOn(t, p, "vforks", 12)
+			revert(t, p.PID(), "--all")
+			asks(t, p, "inside", 5, 10)
+		})
+	}
+}
+
+// refusedLate is refused, with exit status 3, for what is tried until the time is
+// over. On a busy machine the time may be over before.
+func refusedLate(t *testing.T, code string, args ...string) (r testtarget.Result) {
+	t.Helper()
+	for timeout := 300 * time.Millisecond; ; timeout *= 4 {
+		r = testtarget.Run(t, with(args, "--timeout", timeout.String())...)
+		if r.Exit == 3 && strings.Contains(r.Stderr, "["+code+"]") {
+			return r
+		}
+		if r.Exit != 3 || timeout > testtarget.Timeout {
+			t.Fatalf("it should exit with 3 and say [%s]\n%v", code, r)
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"hotpatch/internal/fault"
 	"hotpatch/internal/ledger"
+	"hotpatch/internal/procfs"
 	"hotpatch/internal/quiesce"
 	"hotpatch/ptrace"
 )
@@ -43,17 +44,31 @@ const stopLimit = 250 * time.Millisecond
 // commit writes the edits at an instant when nobody is in the way. It tries
 // until ctx is done; between tries everything runs. Faults: "threads-busy"
 // (Busy, with the blockers), "max-pause" (Busy), "memory-differs" (Differs),
-// "not-stopped" (Busy), "rollback" if old bytes could not be put back.
+// "memory-shared" (Busy), "not-stopped" (Busy), "rollback" if old bytes could not be put back.
 func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pauseStats, error) {
 	var stats pauseStats
 	g := t.newGate(c)
 	defer g.close()
+	met := false // a thread is kept stopped outside
 	for pause := time.Millisecond; ; pause = min(pause*2, 100*time.Millisecond) {
+		if !met {
+			other, err := t.proc.Sharer()
+			if err != nil {
+				return stats, err
+			}
+			if other != 0 {
+				if !napAndTend(ctx, tr, pause) {
+					return stats, t.shared(other)
+				}
+				continue
+			}
+		}
 		if err := g.ready(); err != nil {
 			return stats, err
 		}
 		stats.Tries++
 		suspects, unsure, err := t.try(tr, g, &stats)
+		met = false
 		if err == nil && len(suspects) == 0 {
 			return stats, nil
 		}
@@ -75,7 +90,7 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 			continue
 		}
 		blockers := g.describe(suspects)
-		if g.escort(ctx, tr, suspects) {
+		if met = g.escort(ctx, tr, suspects); met {
 			continue
 		}
 		if !g.settled(ctx, tr, suspects, pause) {
@@ -231,6 +246,19 @@ func (t *target) notNow(err error, tries int) error {
 	return &fault.Error{Kind: fault.Busy, Code: "not-stopped", What: fmt.Sprintf("cannot change process %d now", t.proc.PID()),
 		Why: fmt.Sprintf("its threads could not all be stopped and looked at; tried %d times", tries), Err: err,
 		Hint: "try again; a thread may be waiting in the kernel (state D) for a disk or a vfork child, or begin and end too fast"}
+}
+
+// shared is the refusal for a process whose memory another one runs in: that one
+// is not stopped with it.
+func (t *target) shared(other int) error {
+	name := "?"
+	if p, err := procfs.Open(other); err == nil {
+		name, _ = p.Comm(0)
+		p.Close()
+	}
+	return &fault.Error{Kind: fault.Busy, Code: "memory-shared", What: fmt.Sprintf("cannot change process %d now", t.proc.PID()),
+		Why:  fmt.Sprintf("process %d (%s) runs in the same memory, and is not stopped with it", other, name),
+		Hint: "try again when it has ended or runs another program (a child of vfork, or of clone with CLONE_VM)"}
 }
 
 // tooLong is the refusal for a pause that would be longer than --max-pause. It is

@@ -38,6 +38,12 @@ func (t *target) unload(tr *ptrace.Tracer, id uint64, limit time.Duration) (why 
 	s.skip = append(s.skip, [2]uint64{p.Lo, p.Hi})
 	own := t.loadersOwn(p.Handle)
 	s.skip = append(s.skip, own...)
+	switch other, err := t.proc.Sharer(); {
+	case err != nil:
+		return "", err
+	case other != 0:
+		return fmt.Sprintf("process %d runs in the same memory, and may be in it", other), nil
+	}
 	if err := t.cleanAgents(tr, loader); err != nil {
 		return "", err
 	}
