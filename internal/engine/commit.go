@@ -47,7 +47,10 @@ const stopLimit = 250 * time.Millisecond
 // "memory-shared" (Busy), "not-stopped" (Busy), "rollback" if old bytes could not be put back.
 func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pauseStats, error) {
 	var stats pauseStats
-	g := t.newGate(c)
+	g, err := t.newGate(c)
+	if err != nil {
+		return stats, err
+	}
 	defer g.close()
 	met := false // a thread is kept stopped outside
 	for pause := time.Millisecond; ; pause = min(pause*2, 100*time.Millisecond) {

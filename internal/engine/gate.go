@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -28,6 +29,8 @@ type gate struct {
 	walker    *unwind.Unwinder // made when a thread has to be walked for the first time
 	since     map[int]time.Time
 	words     *wordSearch
+	pagemap   *os.File
+	pages     *ptrace.Pages // which of the target's exist
 }
 
 // suspect is a thread in the way, as the pause leaves it.
@@ -66,8 +69,12 @@ type Call struct {
 // counts as in the way.
 const maxHits = 256
 
-func (t *target) newGate(c change) *gate {
-	return &gate{t: t, c: c, memory: c.memory, stacks: limited{Memory: ptrace.Paused(t.proc.PID(), t.mem), over: t.tooLong(c.maxPause)}, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time)}
+func (t *target) newGate(c change) (*gate, error) {
+	pagemap, err := t.pagemap()
+	if err != nil {
+		return nil, err
+	}
+	return &gate{t: t, c: c, memory: c.memory, stacks: limited{Memory: ptrace.Paused(t.proc.PID(), t.mem), over: t.tooLong(c.maxPause)}, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time), pagemap: pagemap, pages: ptrace.NewPages(pagemap)}, nil
 }
 
 // limited is the target's memory, until a pause has taken too long: a stack may lie
@@ -99,6 +106,8 @@ func (g *gate) ready() error {
 	}
 	g.check = quiesce.New(g.c.pc, g.c.stack, maps, &g.stacks)
 	g.check.Known(tids)
+	g.pages.Forget()
+	g.check.Sparse(g.pages)
 	if g.walker != nil {
 		g.walker.SetMaps(maps)
 	}
@@ -119,6 +128,7 @@ func (g *gate) close() {
 	if g.words != nil {
 		g.words.pages.close()
 	}
+	g.pagemap.Close()
 }
 
 // learn reads the unwind tables of all modules: some thread has to be walked.
@@ -191,10 +201,18 @@ func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	return s, false, nil
 }
 
+// nowhere knows of no pages: whoever needs to know which exist is not cleared.
+type nowhere struct{}
+
+func (nowhere) Next(at, end uint64) (from, to uint64, err error) { return end, end, errNowhere }
+
+var errNowhere = errors.New("which pages exist is not known")
+
 // clearer gives what tells, on another processor, which threads are surely not in the
 // way.
 func (g *gate) clearer() func(int, *ptrace.Regs) bool {
 	check, pid := g.check.Another(ptrace.Alone(g.t.proc.PID())), g.t.proc.PID()
+	check.Sparse(nowhere{}) // the file may be closed before the last call ends
 	hits := make([]quiesce.Hit, 0, 1)
 	return func(tid int, r *ptrace.Regs) bool {
 		th := threadOf(tid, pid, r)

@@ -29,6 +29,16 @@ type pages struct {
 }
 
 func (t *target) newPages() (*pages, error) {
+	f, err := t.pagemap()
+	if err != nil {
+		return nil, err
+	}
+	const chunk = 1 << 20
+	return &pages{mem: t.mem, pagemap: f, buf: make([]byte, chunk), entries: make([]byte, 8*chunk/pageSize)}, nil
+}
+
+// pagemap opens the file that tells which pages of the process exist.
+func (t *target) pagemap() (*os.File, error) {
 	// A main thread that has ended has no memory: ask by way of one that lives.
 	tids, err := t.proc.Tasks()
 	if err != nil {
@@ -41,12 +51,7 @@ func (t *target) newPages() (*pages, error) {
 			break
 		}
 	}
-	f, err := t.proc.OpenRel(name, os.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	const chunk = 1 << 20
-	return &pages{mem: t.mem, pagemap: f, buf: make([]byte, chunk), entries: make([]byte, 8*chunk/pageSize)}, nil
+	return t.proc.OpenRel(name, os.O_RDONLY)
 }
 
 func (p *pages) close() { p.pagemap.Close() }

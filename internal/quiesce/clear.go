@@ -25,7 +25,7 @@ func (c *Checker) CheckWalked(t Thread, w *unwind.Walk, hits []Hit) (_ []Hit, er
 	if !ok || home.start == current.start || len(c.stack.ranges) == 0 {
 		return hits, nil
 	}
-	c.spans = append(c.spans[:0], span{home.start, home.end})
+	c.spans = append(c.spans[:0], span{home.start, home.end, nothing})
 	for i := 0; i < len(c.spans); i++ {
 		if hits, err = c.scanRange(t, c.spans[i], hits); err != nil {
 			return hits, err

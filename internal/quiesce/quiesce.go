@@ -79,10 +79,20 @@ type Checker struct {
 	tids      []int // threads that were there when maps were read, ascending; nil: all
 	exact     bool  // maps are those of this very moment
 	mem       procfs.Memory
+	pages     Pages // nil: all are read
 	buf       []byte
 	spans     []span   // of the thread that is being looked at
 	frame     [24]byte // of a signal
 }
+
+// Pages tells which pages of private anonymous memory exist; ptrace.Pages does.
+type Pages interface {
+	Next(at, end uint64) (from, to uint64, err error)
+}
+
+// Sparse says that pages which do not exist are not to be read, where a stack may have
+// such ones.
+func (c *Checker) Sparse(p Pages) { c.pages = p }
 
 // New prepares a check. pc are the ranges in which no thread may be; stack are
 // those to which no thread may return. maps are the mappings of the process, from before the

@@ -76,6 +76,10 @@ func TestCheck(t *testing.T) {
 		}
 		return th
 	}
+	inRegister := func(th Thread, v uint64) Thread {
+		th.Regs[14] = v
+		return th
+	}
 	inSyscall := func(th Thread) Thread {
 		th.InSyscall = true
 		return th
@@ -111,6 +115,11 @@ func TestCheck(t *testing.T) {
 		{"the last word of the main stack", leader, word(mainTop-8, inside), []string{"stack 0x7fff8"}, nil},
 		{"two words", worker, map[uint64]uint64{worker.SP + 8: inside, worker.SP + 80: inside + 1}, []string{"stack 0x18008", "stack 0x18050"}, nil},
 
+		{"in a register", inRegister(worker, inside), nil, []string{"register 0x0"}, nil},
+		{"the first byte in a register", inRegister(worker, code), nil, nil, nil},
+		{"a thread without a control block", Thread{TID: 3, PC: 0x9000, SP: otherLow + 8}, word(otherTop-8, inside), []string{"stack 0x4fff8"}, nil},
+		{"its control block is not mapped", Thread{TID: 3, PC: 0x9000, SP: otherLow + 8, FS: 0x900000}, nil, nil, ErrUnknownStack},
+
 		{"on another stack, its own below", at(worker, 0x9000, otherLow+0x100), word(threadLow+8, inside), []string{"stack 0x10008"}, nil},
 		{"on another stack, which counts", at(worker, 0x9000, otherLow+0x100), word(otherTop-8, inside), []string{"stack 0x4fff8"}, nil},
 		{"on a stack above its own in the same mapping", at(worker, 0x9000, fs+0x800), word(threadLow+8, inside), []string{"stack 0x10008"}, nil},
@@ -144,6 +153,96 @@ func TestCheck(t *testing.T) {
 				t.Errorf("hits %q, want %q", got, test.hits)
 			}
 		})
+	}
+}
+
+// TestSeveralMappings: a stack of which some pages are locked, say, is one stack.
+func TestSeveralMappings(t *testing.T) {
+	t.Parallel()
+	const inside = code + 0x20
+	split := func(m memory) memory {
+		m.maps = []procfs.Map{
+			{Start: threadLow - 0x1000, End: threadLow},
+			{Start: threadLow, End: threadLow + 0x4000, Perm: rw},
+			{Start: threadLow + 0x4000, End: threadLow + 0x6000, Perm: rw | procfs.Exec},
+			{Start: threadLow + 0x6000, End: threadTop, Perm: rw},
+			{Start: threadTop, End: threadTop + 0x1000, Perm: procfs.Read},
+			{Start: otherLow, End: otherTop, Perm: rw},
+			{Start: mainLow, End: mainTop - 0x4000, Perm: rw},
+			{Start: mainTop - 0x4000, End: mainTop, Perm: rw, Path: "[stack]"},
+		}
+		return m
+	}
+	for _, test := range []struct {
+		name   string
+		thread Thread
+		at     uint64
+	}{
+		{"in the middle of its own", Thread{TID: 2, SP: threadLow + 0x1000, FS: fs}, threadLow + 0x5000},
+		{"in the middle of its own, on another", Thread{TID: 2, SP: otherLow + 0x1000, FS: fs}, threadLow + 0x5000},
+		{"at the bottom of its own, on another", Thread{TID: 2, SP: otherLow + 0x1000, FS: fs}, threadLow + 8},
+		{"the main stack", Thread{TID: 1, Main: true, SP: mainLow + 0x1000}, mainTop - 8},
+		{"the main stack, from another", Thread{TID: 1, Main: true, SP: otherLow + 0x1000}, mainLow + 8},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			hits, err := newChecker(split(newMemory(map[uint64]uint64{test.at: inside}))).Check(test.thread, make([]Hit, 0, 8))
+			if err != nil || len(hits) != 1 || hits[0].At != test.at {
+				t.Errorf("%v, %v, want one at %#x", hits, err, test.at)
+			}
+		})
+	}
+}
+
+// TestNewThread: what looks like two mappings may be one new stack, if the thread was
+// not there when they were read.
+func TestNewThread(t *testing.T) {
+	t.Parallel()
+	c := newChecker(newMemory(nil))
+	c.Known([]int{1, 2, 5})
+	for _, test := range []struct {
+		thread Thread
+		err    error
+	}{
+		{Thread{TID: 2, SP: otherLow + 8, FS: fs}, nil},
+		{Thread{TID: 3, SP: otherLow + 8, FS: fs}, ErrUnknownStack},
+		{Thread{TID: 3, SP: threadLow + 8, FS: fs}, nil},
+	} {
+		if _, err := c.Check(test.thread, nil); !errors.Is(err, test.err) {
+			t.Errorf("%+v: %v", test.thread, err)
+		}
+	}
+	c.Exact()
+	if _, err := c.Check(Thread{TID: 3, SP: otherLow + 8, FS: fs}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// existing are the pages that there are.
+type existing [][2]uint64
+
+func (e existing) Next(at, end uint64) (from, to uint64, err error) {
+	for _, r := range e {
+		if r[1] > at && r[0] < end {
+			return max(r[0], at), min(r[1], end), nil
+		}
+	}
+	return end, end, nil
+}
+
+// TestSparse: what a stack has never touched is not read; what it has touched is.
+func TestSparse(t *testing.T) {
+	t.Parallel()
+	m := newMemory(map[uint64]uint64{threadLow + 0x3008: code + 8, threadLow + 0x5008: code + 8})
+	c := newChecker(m)
+	c.Sparse(existing{{threadLow + 0x3000, threadLow + 0x4000}})
+	hits, err := c.Check(Thread{TID: 2, SP: otherLow + 8, FS: fs}, make([]Hit, 0, 8))
+	if err != nil || len(hits) != 1 || hits[0].At != threadLow+0x3008 {
+		t.Errorf("on another stack: %v, %v", hits, err)
+	}
+	hits, err = c.Check(Thread{TID: 2, SP: threadLow + 8, FS: fs}, make([]Hit, 0, 8))
+	if err != nil || len(hits) != 2 {
+		t.Errorf("from the stack pointer up all is there: %v, %v", hits, err)
 	}
 }
 

@@ -20,6 +20,7 @@ var ErrUnknownStack = errors.New("a thread has begun on a stack that was not map
 type run struct {
 	start, end uint64
 	main       bool // it has the stack of the main thread
+	anonymous  bool // private memory without a file: pages that do not exist are zeros
 }
 
 // runsOf joins mappings that can be one stack: a stack is written to.
@@ -29,10 +30,12 @@ func runsOf(maps []procfs.Map) []run {
 	for i := range maps {
 		m := &maps[i]
 		writable := m.Perm&procfs.Write != 0
+		anonymous := m.Inode == 0 && m.Perm&procfs.Shared == 0
 		if n := len(runs) - 1; joins && writable && runs[n].end == m.Start {
 			runs[n].end = m.End
+			runs[n].anonymous = runs[n].anonymous && anonymous
 		} else {
-			runs = append(runs, run{start: m.Start, end: m.End})
+			runs = append(runs, run{start: m.Start, end: m.End, anonymous: anonymous})
 		}
 		if m.Path == "[stack]" {
 			runs[len(runs)-1].main = true
@@ -92,7 +95,19 @@ func (c *Checker) stranger(t Thread, current run) bool {
 }
 
 // span is a part of a stack that is scanned.
-type span struct{ start, end uint64 }
+type span struct {
+	start, end uint64
+	extent     extent
+}
+
+// extent says how much of a span is known to be in use, so that its pages exist.
+type extent uint8
+
+const (
+	inUse   extent = iota // all: from a stack pointer to where the frames begin
+	begins                // its beginning: from a stack pointer to the end of the mappings
+	nothing               // a whole stack
+)
 
 // maxSpans is how many stacks one thread may be on at once: its own, and those that
 // it left for others without returning.
@@ -115,9 +130,9 @@ func (c *Checker) scan(t Thread, hits []Hit) (_ []Hit, err error) {
 	}
 	switch home, ok := c.home(t); {
 	case ok && home.start != current.start:
-		c.spans = append(c.spans, span{home.start, home.end})
+		c.spans = append(c.spans, span{home.start, home.end, nothing})
 	case ok && !t.Main && t.SP >= t.FS:
-		c.spans = append(c.spans, span{home.start, t.SP &^ 7})
+		c.spans = append(c.spans, span{home.start, t.SP &^ 7, nothing})
 	}
 	for i := 0; i < len(c.spans); i++ { // add makes them more
 		if hits, err = c.scanRange(t, c.spans[i], hits); err != nil {
@@ -142,8 +157,12 @@ func (c *Checker) addAligned(t Thread, sp uint64) bool {
 	if !ok {
 		return false
 	}
-	s := span{sp, r.end}
-	if !t.Main && sp < t.FS && t.FS < r.end {
+	s := span{sp, r.end, begins}
+	switch {
+	case r.main:
+		s.extent = inUse
+	case !t.Main && sp < t.FS && t.FS < r.end:
+		s.extent = inUse
 		s.end = t.FS &^ 7 // the thread control block is on top of the thread's own stack
 	}
 	for _, have := range c.spans {
@@ -207,8 +226,16 @@ func (c *Checker) guarded(m procfs.Map) bool {
 // signal frames.
 func (c *Checker) scanRange(t Thread, s span, hits []Hit) ([]Hit, error) {
 	low, reach := c.stack.low, c.stack.len
+	r, _ := c.find(s.start)
 	for at := s.start; at < s.end; {
-		n := min(uint64(len(c.buf)), s.end-at)
+		to := s.end
+		if c.pages != nil && r.anonymous && (s.extent == nothing || s.extent == begins && at > s.start) {
+			var err error
+			if at, to, err = c.pages.Next(at, s.end); err != nil || at == to {
+				return hits, err
+			}
+		}
+		n := min(uint64(len(c.buf)), to-at)
 		b := c.buf[:n]
 		if err := c.read(b, at); err != nil {
 			return hits, err
