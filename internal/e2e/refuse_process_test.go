@@ -176,7 +176,7 @@ func TestRefuseStatic(t *testing.T) {
 
 func TestRefuse32Bit(t *testing.T) {
 	t.Parallel()
-	testtarget.NeedFlags(t, "gcc", "-m32")
+	testtarget.Need32Bit(t)
 	patch := calcPatch(t, "add_one", 1000, "", 0)
 	p := testtarget.Start(t, ready(t, "-m32"))
 	before := testtarget.TextSnapshot(t, p.PID())

@@ -1,11 +1,13 @@
 package testtarget
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -43,6 +45,20 @@ func NeedFlags(t testing.TB, compiler string, flags ...string) {
 	cmd.Stdin = strings.NewReader("#include <stdio.h>\nint main(void) { return puts(\"\") < 0; }\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		Unavailable(t, "%s makes no programs with %q: %v\n%s", compiler, flags, err, out)
+	}
+}
+
+// Need32Bit skips the test if the kernel runs no 32-bit programs (built without
+// CONFIG_IA32_EMULATION, or booted with ia32_emulation=0), which no installation can
+// mend; execve(2) then fails with ENOEXEC. A missing compiler is as in NeedFlags.
+func Need32Bit(t testing.TB) {
+	t.Helper()
+	NeedFlags(t, "gcc", "-m32")
+	path := Build(t, Spec{Flags: []string{"-m32"}, Files: map[string]string{"nothing.c": "int main(void) { return 0; }\n"}})
+	if err := exec.Command(path).Run(); errors.Is(err, syscall.ENOEXEC) {
+		t.Skipf("this kernel runs no 32-bit programs: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
 	}
 }
 

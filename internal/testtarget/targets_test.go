@@ -459,6 +459,9 @@ func TestOtherKinds(t *testing.T) {
 	for name, flag := range map[string]string{"32-bit": "-m32", "static": "-static"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if flag == "-m32" {
+				Need32Bit(t)
+			}
 			NeedFlags(t, "gcc", flag)
 			p := Start(t, Build(t, Spec{Sources: []string{"coroutine.c"}, Compiler: "gcc", Flags: []string{flag}}))
 			p.Ask("step", "^step 2$")
