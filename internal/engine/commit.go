@@ -100,6 +100,12 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return stats, timedOut(ctx.Err())
 			}
+			if g.walker == nil { // the last look is for the call chains
+				if err := g.learn(); err != nil {
+					return stats, err
+				}
+				continue
+			}
 			return stats, t.busy(blockers, stats.Tries)
 		}
 	}
