@@ -215,7 +215,7 @@ func tryApply(t testing.TB, pid int, args ...string) (reply, []applyResult) {
 // applyOne applies one patch, which must succeed.
 func applyOne(t testing.TB, pid int, args ...string) applyResult {
 	t.Helper()
-	r, results := tryApply(t, pid, args...)
+	r, results := tryApply(t, pid, patiently(args)...)
 	if r.run.Exit != 0 || len(results) != 1 || results[0].State != "applied" {
 		t.Fatalf("it should be applied\n%v", r.run)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,11 +20,23 @@ var (
 // must runs hotpatch and ends the test unless it exits with 0.
 func must(t testing.TB, args ...string) testtarget.Result {
 	t.Helper()
+	if args[0] == "apply" || args[0] == "revert" {
+		args = patiently(args)
+	}
 	r := testtarget.Run(t, args...)
 	if r.Exit != 0 {
 		t.Fatalf("it should exit with 0\n%v", r)
 	}
 	return r
+}
+
+// patiently gives hotpatch a minute for what must succeed, unless the test says how
+// long: the machine may be starved by other tests.
+func patiently(args []string) []string {
+	if slices.Contains(args, "--timeout") || slices.Contains(args, "--dry-run") {
+		return args
+	}
+	return append(slices.Clone(args), "--timeout", "1m")
 }
 
 // refused runs hotpatch and ends the test unless it exits with the given status
