@@ -27,7 +27,7 @@ func (c Call) encode(b []byte) {
 		flags |= 1 << 8
 	}
 	put64(b, callFlags, flags)
-	put64(b, 64, c.If)
+	put64(b, callIf, c.If)
 }
 
 // Agent is a thread of the target's own that calls what it is asked to. It must

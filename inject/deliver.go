@@ -22,6 +22,41 @@ type delivered struct {
 
 func (d *delivered) close() Call { return Call{Fn: sysClose, Args: [6]uint64{d.fd}, Syscall: true} }
 
+// Where in the scratch area the target puts what fstat(2) says of the descriptor, and
+// where it finds what that must begin with: st_dev and st_ino (struct stat of x86-64).
+const (
+	statOffset = 0xa00
+	fileOffset = 0xb00
+)
+
+// closeIfOurs closes the descriptor if it is still of the file that was delivered. The
+// target looks and closes within a microsecond: it is the one that may close a descriptor
+// that it has not opened, and get the number for a file of its own. table is where the
+// calls will be, and first how many others come before them.
+func (a *Agent) closeIfOurs(d *delivered, table uint64, first int) ([]Call, error) {
+	l := a.l
+	if l.libc.memmem == 0 || d.id.Ino == 0 {
+		return []Call{d.close()}, nil
+	}
+	stat, file := l.region.Base+scratchOffset+statOffset, l.region.Base+scratchOffset+fileOffset
+	var id [16]byte
+	if err := l.mem.WriteAt(id[:], stat); err != nil {
+		return nil, err
+	}
+	put64(id[:], 0, d.id.Dev)
+	put64(id[:], 8, d.id.Ino)
+	if err := l.mem.WriteAt(id[:], file); err != nil {
+		return nil, err
+	}
+	closing := d.close()
+	closing.If = table + uint64(first+1)*callSize + callResult
+	return []Call{
+		{Fn: sysFstat, Args: [6]uint64{d.fd, stat}, Syscall: true},
+		{Fn: l.libc.memmem, Args: [6]uint64{stat, 16, file, 16}},
+		closing,
+	}, nil
+}
+
 const sysReadlink = 89
 
 // deliver makes a file in memory in the target, fills it, and gives the path by
@@ -38,6 +73,15 @@ func (a *Agent) deliver(name string, data []byte, serial uint64) (*delivered, st
 	}
 	const linkMax = 255
 	linkAt := l.region.Base + scratchOffset + 0x600
+	// Whatever happens to hotpatch, the descriptor is closed: its number is the second
+	// result of the batch, which is 0 until then. (The first is that of dlopen, later.)
+	fdAt := l.region.data() + dCalls + callSize + callResult
+	if err := l.mem.WriteAt(make([]byte, 8), fdAt); err != nil {
+		return nil, "", err
+	}
+	if err := a.OnAbandon(Call{Fn: sysClose, Args: [6]uint64{fdAt}, Deref: 1, If: fdAt, Syscall: true}); err != nil {
+		return nil, "", err
+	}
 	res, err := a.Do(
 		Call{Fn: sysReadlink, Args: [6]uint64{selfAt, linkAt, linkMax}, Syscall: true},
 		Call{Fn: sysMemfdCreate, Args: [6]uint64{nameAt, unix.MFD_CLOEXEC}, Syscall: true},
@@ -54,9 +98,6 @@ func (a *Agent) deliver(name string, data []byte, serial uint64) (*delivered, st
 		}
 	}
 	d := &delivered{fd: uint64(fd)}
-	if err := a.OnAbandon(d.close()); err != nil {
-		return nil, "", err
-	}
 	fail := func(err error) (*delivered, string, error) {
 		if d.file != nil {
 			d.file.Close()
@@ -65,6 +106,13 @@ func (a *Agent) deliver(name string, data []byte, serial uint64) (*delivered, st
 			return nil, "", cerr
 		}
 		return nil, "", err
+	}
+	if d.file, err = a.openMemory(fd, memfdPrefix+name, &d.id); err != nil {
+		var closed *fault.Error
+		if errors.As(err, &closed) && closed.Code == "descriptor-closed" {
+			return nil, "", err // the number is somebody else's
+		}
+		return fail(err)
 	}
 	if link <= 0 || link > linkMax {
 		return fail(&fault.Error{
@@ -75,9 +123,6 @@ func (a *Agent) deliver(name string, data []byte, serial uint64) (*delivered, st
 	}
 	self := make([]byte, link)
 	if err := l.mem.ReadAt(self, linkAt); err != nil {
-		return fail(err)
-	}
-	if d.file, err = a.openMemory(fd, memfdPrefix+name, &d.id); err != nil {
 		return fail(err)
 	}
 	if _, err := d.file.WriteAt(data, 0); err != nil {
@@ -166,12 +211,12 @@ func (a *Agent) holds(d *delivered) bool {
 }
 
 // closeDelivered closes the target's descriptor, unless it is of another file by now.
-// A program that closes and opens all the time may still be faster than that.
 func (a *Agent) closeDelivered(d *delivered) error {
-	if d.id.Ino != 0 && !a.holds(d) {
-		return nil
+	calls, err := a.closeIfOurs(d, a.l.region.data()+dCalls, 0)
+	if err != nil {
+		return err
 	}
-	_, err := a.Do(d.close())
+	_, err = a.Do(calls...)
 	return err
 }
 

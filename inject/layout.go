@@ -59,6 +59,7 @@ const (
 
 	callSize   = 80
 	callFlags  = 56
+	callIf     = 64
 	callResult = 72
 	maxCalls   = (dAbandonCalls-dCalls)/callSize - 1
 )

@@ -23,6 +23,7 @@ type libc struct {
 	// For the size of the agent's stack. Left alone in musl, whose default does, and
 	// whose pthread_attr_init takes a lock.
 	attrInit, attrSetStack uint64
+	memmem                 uint64 // compares, and gives 0 unless equal; 0: there is none
 	// For the worker that is the agent itself: what pthread_create would do.
 	// Private interfaces of glibc, the same from 2.31 to 2.33.
 	uselocale, ctypeInit, allocateTLS, deallocateTLS uint64
@@ -93,6 +94,7 @@ func findLibc(space *elfsym.Space) (*libc, error) {
 		"__libc_dlopen_mode": &c.dlopenMode,
 		"pthread_create":     &c.pthreadCreate, "pthread_detach": &c.pthreadDetach, "pthread_self": &c.pthreadSelf,
 		"pthread_attr_init": &c.attrInit, "pthread_attr_setstacksize": &c.attrSetStack,
+		"memmem":    &c.memmem,
 		"uselocale": &c.uselocale, "__ctype_init": &c.ctypeInit,
 		"_dl_allocate_tls": &c.allocateTLS, "_dl_deallocate_tls": &c.deallocateTLS,
 	}

@@ -92,7 +92,11 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	if err := a.l.mem.WriteAt(make([]byte, 8), resultAt); err != nil {
 		return nil, err
 	}
-	err = a.OnAbandon(Call{Fn: a.l.libc.dlclose, Args: [6]uint64{resultAt}, Deref: 1, If: resultAt}, fd.close())
+	closing, err := a.closeIfOurs(fd, a.l.region.data()+dAbandonCalls, 1)
+	if err != nil {
+		return nil, err
+	}
+	err = a.OnAbandon(append([]Call{{Fn: a.l.libc.dlclose, Args: [6]uint64{resultAt}, Deref: 1, If: resultAt}}, closing...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -125,10 +129,14 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 			Hint: hintFor(why),
 		}
 	}
-	if err := a.OnAbandon(Call{Fn: a.l.libc.dlclose, Args: [6]uint64{lib.Handle}}); err != nil {
+	unload := Call{Fn: a.l.libc.dlclose, Args: [6]uint64{lib.Handle}}
+	if err := a.OnAbandon(append([]Call{unload}, closing...)...); err != nil {
 		return nil, err
 	}
 	if err := a.closeDelivered(fd); err != nil {
+		return nil, err
+	}
+	if err := a.OnAbandon(unload); err != nil {
 		return nil, err
 	}
 	if err := a.locate(lib, image, by, &fd.id); err != nil {

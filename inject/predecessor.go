@@ -1,6 +1,6 @@
 package inject
 
-import ()
+import "bytes"
 
 // predecessor sees to it that nothing of an earlier run is left that uses the
 // region: the borrowed thread, the worker, the agent. After a run that ended in
@@ -70,7 +70,7 @@ func (l *Loader) dismiss(tcbTID uint64) error {
 			return false, nil // busy with its last batch
 		}
 		told = true
-		if err := l.mem.WriteAt(b[dAbandonCalls:], d+dCalls); err != nil {
+		if err := l.mem.WriteAt(movedCalls(b[dAbandonCalls:], d, b[dCalls:]), d+dCalls); err != nil {
 			return false, err
 		}
 		var w [8]byte
@@ -81,6 +81,22 @@ func (l *Loader) dismiss(tcbTID uint64) error {
 		put64(w[:], 0, le.Uint64(b[dCommand:])+1)
 		return false, l.mem.WriteAt(w[:], d+dCommand)
 	})
+}
+
+// movedCalls gives the calls that undo a hotpatch's work as a batch, in which what they
+// say of their own results is of the batch. last is the last batch, whose first two
+// results they may be about: those stay until the first of them is done.
+func movedCalls(calls []byte, d uint64, last []byte) []byte {
+	moved := bytes.Clone(calls)
+	for at := 0; at+callSize <= len(moved) && le.Uint64(moved[at:]) != 0; at += callSize {
+		if word := le.Uint64(moved[at+callIf:]); word >= d+dAbandonCalls && word < d+dSize {
+			put64(moved, at+callIf, word-(dAbandonCalls-dCalls))
+		}
+	}
+	for _, at := range []int{callResult, callSize + callResult} {
+		copy(moved[at:at+8], last[at:])
+	}
+	return moved
 }
 
 // Dismiss ends what is left of a hotpatch that was killed: its agent undoes its

@@ -116,6 +116,7 @@ const (
 	sysClose       = 3
 	sysArchPrctl   = 158
 	sysMemfdCreate = 319
+	sysFstat       = 5
 
 	archSetFS = 0x1002 // ARCH_SET_FS of <asm/prctl.h>
 )
