@@ -56,6 +56,34 @@ func (d *differ) dataDiffers(a, b *objfile.Symbol) string {
 	return ""
 }
 
+// folded refuses static variables that a compiler has taken for constants, because
+// nothing writes to them any more: the new code would not look at what the running
+// program has in them. That the source still has such a variable, debugging information
+// tells; without it, the variable may be gone from the source as well.
+func (d *differ) folded() {
+	constant := make(map[string]*objfile.Symbol)
+	for _, y := range d.post.Symbols {
+		if y.Bind == elf.STB_LOCAL && y.Section != nil && byContent(y) && !y.IsFunc() && !anonymous(y.Name) {
+			constant[y.File+"\x00"+baseName(y.Name)] = y
+		}
+	}
+	post := d.full(d.post)
+	for _, a := range d.out.Removed {
+		if a.IsFunc() || a.Bind != elf.STB_LOCAL || isStaticLocal(a) || a.Section == nil || isReadOnly(a.Section) {
+			continue
+		}
+		used := slices.ContainsFunc(d.usesOf(d.pre).by[a], func(f *objfile.Symbol) bool { return d.rev[f] != nil })
+		hint := "keep a write to it that the compiler cannot rule out, or make it volatile in the old source's next release"
+		switch {
+		case constant[a.File+"\x00"+baseName(a.Name)] != nil, used && post.hasVariable(a):
+			d.refuse("folded-static", a, AllowStatic, "nothing writes to it any more, and so the compiler has made a constant of it: what the running program has in it would not count", hint)
+		case used && post.err != nil:
+			d.refuse("folded-static", a, AllowStatic, "it is gone, or the compiler has made a constant of it, so that what the running program has in it would not count; without debugging information that is not to be told",
+				"compile with -g")
+		}
+	}
+}
+
 // generated reports whether both names are those that -fdata-sections makes for
 // one symbol under two numbers.
 func generated(a, b string) bool { return baseName(a) == baseName(b) }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"hotpatch/internal/objfile"
 )
@@ -20,6 +21,7 @@ type debugInfo struct {
 	byPlace map[codePlace]*entry // functions and variables by where they are
 	byName  map[string]*entry    // functions and variables outside of functions by mangled name
 	inlined []*entry             // inlined calls
+	vars    map[string]bool      // qualified names of variables outside of functions, stored or not
 	steps   int                  // members looked at in comparisons of types
 	types   map[string][]*entry  // named types that are complete, by sort and qualified name
 }
@@ -88,6 +90,7 @@ func (d *differ) full(o *objfile.Object) *debugInfo {
 		i.byPlace = make(map[codePlace]*entry)
 		i.byName = make(map[string]*entry)
 		i.types = make(map[string][]*entry)
+		i.vars = make(map[string]bool)
 		i.err = i.safely(func() error { return i.readEntries(o) })
 	}
 	return i
@@ -221,6 +224,9 @@ func (i *debugInfo) index(n *entry) {
 		if name := n.mangled(); n.line != 0 && i.byName[name] == nil && !inFunction(n) {
 			i.byName[name] = n
 		}
+		if n.tag == dwarf.TagVariable && n.name != "" && !inFunction(n) {
+			i.vars[qualified(n)] = true
+		}
 	case dwarf.TagStructType, dwarf.TagClassType, dwarf.TagUnionType, dwarf.TagEnumerationType:
 		if n.name != "" && !n.declared {
 			k := sortOfType(n) + " " + qualified(n)
@@ -232,6 +238,13 @@ func (i *debugInfo) index(n *entry) {
 			i.types[k] = append(i.types[k], n)
 		}
 	}
+}
+
+// hasVariable reports whether the source has a variable outside of functions, whether it
+// is stored or not.
+func (i *debugInfo) hasVariable(y *objfile.Symbol) bool {
+	name := strings.ReplaceAll(display(baseName(y.Name)), "(anonymous namespace)", "(anonymous)")
+	return i.err == nil && i.vars[name]
 }
 
 func inFunction(n *entry) bool {

@@ -38,7 +38,7 @@ type Diff struct {
 
 	// Warnings has what would have been refused but was overridden (those have
 	// Override set), and what does not stand in the way: "main", "never-returns",
-	// "saved-context", "new-global", "removed-function", "removed-variable" and
+	// "saved-context", "new-global", "removed-function", "removed-variable", "unstored-variable" and
 	// "no-debug-info". There are none if the Diff is empty.
 	Warnings []Finding
 }

@@ -36,6 +36,7 @@ func (d *differ) warnings() {
 			d.warn("new-global", y, "a new global name: if a library that is loaded has it too, that one does not count here", "")
 		}
 	}
+	d.unstored()
 	for _, y := range d.out.Removed {
 		if !y.IsFunc() && !byContent(y) && !isStaticLocal(y) && (y.Section == nil || !isReadOnly(y.Section)) {
 			d.warn("removed-variable", y, "it is gone from the source; if another variable takes its place, that one begins with its initial value", "")
@@ -75,4 +76,15 @@ func neverReturns(y *objfile.Symbol) bool {
 		}
 	}
 	return loop
+}
+
+// unstored warns of variables that the source has had before, but not the object: a
+// compiler leaves out what is only written, or only read. What has been written is lost.
+func (d *differ) unstored() {
+	pre := d.full(d.pre)
+	for _, y := range d.out.New {
+		if !y.IsFunc() && y.Bind == elf.STB_LOCAL && !byContent(y) && pre.hasVariable(y) {
+			d.warn("unstored-variable", y, "the running program does not store it, since nothing has read it or nothing has written to it; it begins with its initial value", "")
+		}
+	}
 }
