@@ -14,7 +14,9 @@
 // initial value, the name of an import, or a symbol table where there is one.
 // A function is placed if exactly one candidate is left and something else than
 // its own few bytes speaks for it; it then says where its callees and variables
-// are, which is known from there on. What is ambiguous stays so and is refused.
+// are, which is known from there on. Short code is told by its neighbours, if what
+// is placed shows that the object's code is in one piece. What is ambiguous stays so
+// and is refused.
 //
 // The idea is run-pre matching of Ksplice (Arnold and Kaashoek, EuroSys 2009).
 package runpre

@@ -15,6 +15,7 @@ type matcher struct {
 	pre    *objfile.Object
 	funcs  []*function
 	byKey  map[key]*function
+	lines  [][]*function                 // in the order of the object, see neighbours
 	bounds map[*objfile.Section][]uint64 // where constants without a name may begin
 	data   map[datumKey]*datum
 	depth  int
@@ -49,7 +50,8 @@ func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
 	for _, f := range m.funcs {
 		m.candidates(f)
 	}
-	for m.round() {
+	m.makeLines()
+	for m.round() || m.neighbours() {
 	}
 	p := &Placement{m: m}
 	// Every image that uses an inline function has it: where there are others,
