@@ -32,6 +32,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 		rev:        make(map[*objfile.Symbol]*objfile.Symbol),
 		seen:       make(map[pair]bool),
 		notShipped: make(map[*objfile.Symbol]bool),
+		alike:      make(map[*objfile.Symbol]bool),
 		bounds:     make(map[*objfile.Section][]uint64),
 		frames:     make(map[*objfile.Object]map[codePlace]*objfile.Frame),
 		tables:     make(map[*objfile.Section][]uint64),
@@ -184,13 +185,13 @@ func (d *differ) parts(o *objfile.Object, f *objfile.Symbol) (list []*objfile.Sy
 // list fills in what is new and what is gone.
 func (d *differ) list() {
 	for _, y := range d.post.Symbols {
-		if listed(y) && d.twin[y] == nil {
+		if listed(y) && d.twin[y] == nil && !d.alike[y] {
 			d.out.New = append(d.out.New, y)
 		}
 	}
 	for _, y := range d.pre.Symbols {
 		// A global one whose twin is undefined was removed as well.
-		if b := d.rev[y]; listed(y) && (b == nil || !b.Defined()) {
+		if b := d.rev[y]; listed(y) && (b == nil || !b.Defined()) && !d.alike[y] {
 			d.out.Removed = append(d.out.Removed, y)
 		}
 	}
@@ -212,7 +213,8 @@ func listed(y *objfile.Symbol) bool {
 }
 
 // constants pairs the local constants that a name tells and whose content is the
-// same, so that shipped code uses those that are there.
+// same, so that shipped code uses those that are there. Not those that linkers merge with
+// others: they are wherever the same content is.
 func (d *differ) constants() {
 	group := func(o *objfile.Object) map[string][]*objfile.Symbol {
 		m := make(map[string][]*objfile.Symbol)
@@ -228,6 +230,10 @@ func (d *differ) constants() {
 	for _, k := range sortedKeys(post) {
 		if p, q := pre[k], post[k]; len(p) == 1 && len(q) == 1 && p[0].Size == q[0].Size && p[0].Section.Align >= q[0].Section.Align &&
 			d.sameBytes(whole(p[0]), whole(q[0]), false) {
+			if (p[0].Section.Flags|q[0].Section.Flags)&elf.SHF_MERGE != 0 {
+				d.alike[p[0]], d.alike[q[0]] = true, true
+				continue
+			}
 			d.pairUp(p[0], q[0])
 		}
 	}

@@ -51,7 +51,7 @@ func isCall(r objfile.Ref) bool {
 }
 
 // typeStub gives the cell that a reference leads to, if it is one of those without
-// a name that clang puts into .data, where exception tables find the type
+// a name that compilers put into .data, where exception tables find the type
 // information of what they catch.
 func typeStub(r objfile.Ref) (place, bool) {
 	s := r.Sym.Section
@@ -60,7 +60,11 @@ func typeStub(r objfile.Ref) (place, bool) {
 	}
 	at := uint64(r.Off)
 	cell := s.Within(at, at+8)
-	if len(cell) != 1 || cell[0].Off != at || cell[0].Type != elf.R_X86_64_64 || cell[0].Addend != 0 || !strings.HasPrefix(cell[0].Sym.Name, "_ZTI") {
+	if len(cell) != 1 || cell[0].Off != at || cell[0].Type != elf.R_X86_64_64 {
+		return place{}, false
+	}
+	// Assemblers refer to local type information by its section.
+	if to := s.Resolve(cell[0], at); to.Off != 0 || !strings.HasPrefix(to.Sym.Name, "_ZTI") {
 		return place{}, false
 	}
 	return place{s, at, at + 8}, true

@@ -19,6 +19,7 @@ type differ struct {
 	rev        map[*objfile.Symbol]*objfile.Symbol // pre to post
 	refused    fault.List
 	notShipped map[*objfile.Symbol]bool // constructors and resolvers
+	alike      map[*objfile.Symbol]bool // constants that linkers merge, and both builds have
 
 	// Caches and working state of comparisons.
 	seen     map[pair]bool
@@ -141,6 +142,7 @@ func (d *differ) globals() {
 		switch {
 		case !sameSort(a, b):
 			d.refuse("changed-scope", b, AllowScope, fmt.Sprintf("it was %s, and is %s", sort(a), sort(b)), "give the new one another name")
+			continue // neither can stand for the other
 		case !a.Defined() && b.Defined() && b.Bind != elf.STB_WEAK:
 			d.refuse("changed-scope", b, AllowScope, "it is defined in this file now, and was elsewhere: code that is not patched goes on with that one",
 				"leave it where it was")

@@ -306,6 +306,11 @@ func (d *differ) declared(y *objfile.Symbol) (file string, line int) {
 		}
 		i := d.full(o)
 		n := i.byPlace[codePlace{y.Section, y.Value}]
+		if _, class, ok := strings.Cut(display(y.Name), " for "); ok && isClassData(y.Name) {
+			for _, t := range i.types["struct "+strings.ReplaceAll(class, "(anonymous namespace)", "(anonymous)")] {
+				n = t
+			}
+		}
 		if n == nil { // gcc leaves out the address of some, such as folded functions
 			n = i.byName[y.Name]
 		}

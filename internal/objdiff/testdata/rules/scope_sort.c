@@ -1,7 +1,9 @@
 // refused: changed-scope
 // allow: scope
 // changed: get
-// new:
+// new: thing
+// removed: thing
+// warned: new-global removed-variable
 #ifdef NEW
 int thing(void) { return 3; }
 int get(void) { return thing(); }
