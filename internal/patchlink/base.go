@@ -46,6 +46,7 @@ type Target struct {
 	Kind   Kind
 	Vaddr  uint64 // link-time address in the image
 	Offset int64
+	Own    uint64 // of GOT: where the image has a definition of its own, which another module's may stand in for; 0 if it has none
 	Size   uint64 // bytes, 0 if that is not known
 	Slots  TLSSlots
 }

@@ -183,7 +183,13 @@ func (u *unit) leave(from *objfile.Section, r objfile.Ref) error {
 	if r.Sym.Name != tlsGetAddr {
 		u.l.imports[r.Sym.Name] = true
 	}
-	n.relocs = append(n.relocs, reloc{off: x.Off, typ: x.Type, sym: u.symbol(x.Sym), addend: x.Addend})
+	var sym *symbol
+	if r.Sym.Section == nil {
+		sym = u.symbol(x.Sym)
+	} else { // of the image, whose own definition another module's may stand in for
+		sym = u.obj.undefined(r.Sym.Name, r.Sym.Type, r.Sym.Bind == elf.STB_WEAK)
+	}
+	n.relocs = append(n.relocs, reloc{off: x.Off, typ: x.Type, sym: sym, addend: x.Addend})
 	return nil
 }
 
@@ -241,6 +247,11 @@ func (u *unit) bind(from *objfile.Section, refs []objfile.Ref, t target) (n int,
 		case t.Kind == PLT:
 		case r.Sym.Section == nil:
 			return 1, u.leave(from, r)
+		case t.Kind == GOT && t.Own != 0 && strings.HasPrefix(r.Sym.Name, "_ZT"):
+			// Type information is compared by its name, and equal vtables are alike.
+			t.Vaddr = t.Own
+		case t.Kind == GOT && kind == patchfile.BindAbs64 && t.Own != 0 && r.Sym.Bind != elf.STB_LOCAL:
+			return 1, u.leave(from, r) // wherever the dynamic linker finds it
 		default:
 			return 1, u.fault("not-in-image", r.Sym, "only a reference to it is in %s, not itself", t.image.name)
 		}

@@ -169,6 +169,9 @@ func (p *Placement) Find(y *objfile.Symbol) (patchlink.Target, error) {
 	switch {
 	case hasGOT && !y.IsFunc() && m.im.relocs[got].name != "": // wherever the dynamic linker finds it
 		t.Kind, t.Vaddr = patchlink.GOT, got
+		for _, s := range m.im.named(y) {
+			t.Own = s.value
+		}
 	case hasAddr && !indirect:
 		t.Vaddr = at
 	case hasGOT && !indirect:
