@@ -23,7 +23,7 @@ var features = map[bool][]string{
 // have more options of compiler and linker.
 func matrix() (list []featureBuild) {
 	more := []struct{ flags, link string }{
-		{"-fcf-protection=full", ""}, {"-fpatchable-function-entry=16,14", ""}, {"-fno-plt", "-Wl,-z,now"}, {"-fno-asynchronous-unwind-tables", ""},
+		{"-fcf-protection=full", ""}, {"-fpatchable-function-entry=16,14", ""}, {"-fno-plt", "-Wl,-z,now"}, {"-fno-omit-frame-pointer", ""},
 		{"-fno-semantic-interposition", "-Wl,-Bsymbolic"}, {"-fstack-protector-strong -D_FORTIFY_SOURCE=2", "-Wl,-z,relro,-z,now"},
 	}
 	for _, level := range []string{"-O2", "-O0", "-O1", "-O3", "-Os"} {

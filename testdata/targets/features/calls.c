@@ -68,8 +68,8 @@ __attribute__((noinline)) long new_global(long x) { return new_static(x) + plus(
 #endif
 long new_functions(long x) { return IF_FIXED(new_global(x) + new_static(1) +) times(x); }
 
-static __attribute__((noinline)) long deep(long n) { return n <= 0 ? 1 IF_FIXED(+ 1) : deep(n - 1) + n; }
-long recursion(long x) { return deep(x & 15); }
+static __attribute__((noinline)) long deep(long n, long m) { return (m & 1023) > 1000 || n <= 0 ? 1 IF_FIXED(+ 1) : deep(n - 1, m * 3) + deep(n / 2, m + 1) + n; }
+long recursion(long x) { return deep(x & 7, x); }
 
 static __attribute__((noinline)) long last_call(long x) { return IF_FIXED(times(x) + plus)(x + 3) IF_FIXED(- 0); }
 long tail_call(long x) { return last_call(x); }

@@ -28,7 +28,7 @@ long cold_only(long x)
 	long r = outside(x);
 
 	if (__builtin_expect((x & 3) == 2, 0))
-		r += rare(r, "why") IF_FIXED(+ rare(x, "again") - rare(x, "again"));
+		r += rare(r, IF_FIXED("another ") "why") IF_FIXED(+ 17);
 	return r * 2;
 }
 

@@ -87,11 +87,11 @@ long static_written(long x)
 #ifdef FIXED
 	long r;
 	factor = 5;
-	r = read_factor(x);
+	r = read_factor(x * 0x12345) / 7;
 	factor = 3;
 	return r;
 #else
-	return read_factor(x);
+	return read_factor(x * 0x12345) / 7;
 #endif
 }
 

@@ -47,7 +47,7 @@ long library_pointer(long x)
 
 long new_library(long x) { return (long)(sqrt((double)(x * x + 1)) * 10) IF_FIXED(+ (long)(cbrt((double)x) * 100 + 0.5)); }
 
-__attribute__((hot)) long hot_function(long x) { return x * 13 IF_FIXED(+ 1); }
+__attribute__((hot)) long hot_function(long x) { return (x * 0x12345671 ^ 0x2345678) + (x >> 3) * 0x3456789 - (x & 0x456789a) * 0x1111111 + (x | 0x5678901) % 0x678901 IF_FIXED(+ 1); }
 
 /* It stands in .text.startup of its own, as main does. */
-__attribute__((section(".text.startup.restarted"), noinline)) long restarted(long x) { return x * 17 IF_FIXED(+ 2); }
+__attribute__((section(".text.startup.restarted"), noinline)) long restarted(long x) { return (x * 0x71234561 ^ 0x8345678) + (x >> 5) * 0x9456789 - (x & 0xa56789a) * 0x3111111 + (x | 0xb678901) % 0xc78901 IF_FIXED(+ 2); }
