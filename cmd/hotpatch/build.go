@@ -22,6 +22,8 @@ import (
 type buildOptions struct {
 	pre, post []string
 	source    string
+	deb       string
+	watched   bool
 	patches   []string
 	strip     limitFlag
 	command   []string
@@ -52,6 +54,13 @@ what has read a changed file is compiled again, with the same flags: which that 
 compilers say themselves. The tree must be clean and in the state before the change, and
 stays as it is.
 
+With --deb-source the source is a package of Debian (its .dsc, with the files that it
+names beside it), and is built as the distribution does, or with the command that is
+given, at the path at which that was done. A relative --patch may name a file in the
+package. What the package has already is taken out of the state before. The package is
+built without watching first: if a base is the very file that comes out, its symbols
+are used. --watched-only leaves that out.
+
 With --pre and --post the object files are yours. Both must come from the same compiler
 with the same flags, among them -ffunction-sections and -fdata-sections.
 
@@ -67,6 +76,8 @@ it can be allowed by name, which is recorded in the patch.`,
 		Example: `  hotpatch build --source . --patch ../fix.patch --pid 4711 -o fix.so -- make
   hotpatch build --source served-1.2 --patch fix.patch --base /usr/sbin/served \
       -o fix.so -- sh -c './configure && make -j4'
+  hotpatch build --deb-source served_1.2-1.dsc --patch debian/patches/fix.patch \
+      --pid 4711 -o fix.so
   hotpatch build --pre old/parse.o --post new/parse.o --base /usr/sbin/served -o fix.so`,
 		Annotations: exits(0, 1, 2, 4, 5, 7),
 		RunE: a.start(func(cmd *cobra.Command, args []string) error {
@@ -77,6 +88,8 @@ it can be allowed by name, which is recorded in the patch.`,
 	f := cmd.Flags()
 	o.strip = 1
 	f.StringVar(&o.source, "source", "", "the source tree, before the change")
+	f.StringVar(&o.deb, "deb-source", "", "the .dsc file of a Debian source package, before or after the\nchange")
+	f.BoolVar(&o.watched, "watched-only", false, "with --deb-source: do not build without watching first, to compare\nbuild-ids")
 	f.StringArrayVar(&o.patches, "patch", nil, "a change of it, for patch(1); can be repeated, and is applied in\nthis order")
 	f.Var(&o.strip, "strip", "directories to take off the names in the patches")
 	f.StringArrayVar(&o.pre, "pre", nil, "an object file before the change; can be repeated, with a --post\nfor each, in the same order")
@@ -94,7 +107,7 @@ it can be allowed by name, which is recorded in the patch.`,
 	f.Var(&o.jobs, "jobs", "files to compile again at the same time (0: as many as processors)")
 	f.StringVar(&o.keepWork, "keep-work", "", "keep the copy, the objects and the output of the build in this\nnew directory")
 	for flag, name := range map[string]string{"pre": "A.o", "post": "B.o", "base": "BINARY", "debug": "FILE", "output": "FIX.so", "name": "NAME",
-		"description": "TEXT", "cve": "ID", "library": "LIB", "allow": "NAME", "source": "DIR", "patch": "FILE", "keep-work": "DIR"} {
+		"description": "TEXT", "cve": "ID", "library": "LIB", "allow": "NAME", "source": "DIR", "deb-source": "FILE.dsc", "patch": "FILE", "keep-work": "DIR"} {
 		argument(cmd, flag, name)
 	}
 	a.addJSON(cmd)
@@ -104,22 +117,27 @@ it can be allowed by name, which is recorded in the patch.`,
 
 // check refuses flags that do not go together.
 func (o *buildOptions) check(cmd *cobra.Command) error {
+	tree := o.source != "" || o.deb != ""
 	switch {
-	case o.source == "" && len(o.command) > 0:
+	case o.source != "" && o.deb != "":
+		return usage("--source and --deb-source exclude each other")
+	case !tree && len(o.command) > 0:
 		return usage("unexpected argument %q", o.command[0])
-	case o.source == "" && len(o.pre) == 0 && len(o.post) == 0:
-		return usage("no source given: --source DIR, or --pre A.o --post B.o")
-	case o.source != "" && len(o.pre)+len(o.post) > 0:
-		return usage("--source and --pre, --post exclude each other")
-	case o.source == "" && (len(o.patches) > 0 || o.keepWork != "" || cmd.Flags().Changed("jobs") || cmd.Flags().Changed("strip")):
-		return usage("--patch, --strip, --jobs and --keep-work need --source")
+	case !tree && len(o.pre) == 0 && len(o.post) == 0:
+		return usage("no source given: --source DIR, --deb-source FILE.dsc, or --pre A.o --post B.o")
+	case tree && len(o.pre)+len(o.post) > 0:
+		return usage("--source, --deb-source and --pre, --post exclude each other")
+	case !tree && (len(o.patches) > 0 || o.keepWork != "" || cmd.Flags().Changed("jobs") || cmd.Flags().Changed("strip")):
+		return usage("--patch, --strip, --jobs and --keep-work need --source or --deb-source")
+	case o.deb == "" && o.watched:
+		return usage("--watched-only needs --deb-source")
 	case len(o.pre) != len(o.post):
 		return usage("%d times --pre and %d times --post are given", len(o.pre), len(o.post))
-	case o.source != "" && len(o.patches) == 0:
+	case tree && len(o.patches) == 0:
 		return usage("no change given: --patch FILE")
 	case o.source != "" && len(o.command) == 0:
 		return usage("no build command given: -- COMMAND...")
-	case o.source != "" && cmd.ArgsLenAtDash() != 0:
+	case len(o.command) > 0 && cmd.ArgsLenAtDash() != 0:
 		return usage("unexpected argument %q: the build command comes after --", o.command[0])
 	case len(o.bases) == 0 && o.pid == 0:
 		return usage("no base given: --base BINARY or --pid PID")
@@ -177,17 +195,21 @@ func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
 }
 
 func (o *buildOptions) make(ctx context.Context, r hotbuild.Request, work string) (*hotbuild.Result, error) {
-	if o.source == "" {
-		return hotbuild.Pairs(ctx, r)
+	jobs := int(o.jobs)
+	if jobs == 0 {
+		jobs = runtime.NumCPU()
 	}
-	s := hotbuild.Source{Tree: o.source, Command: o.command, Jobs: int(o.jobs), Work: work}
-	if s.Jobs == 0 {
-		s.Jobs = runtime.NumCPU()
-	}
+	var patches []sourcetree.Patch
 	for _, p := range o.patches {
-		s.Patches = append(s.Patches, sourcetree.Patch{Path: p, Strip: int(o.strip)})
+		patches = append(patches, sourcetree.Patch{Path: p, Strip: int(o.strip)})
 	}
-	return hotbuild.FromSource(ctx, r, s)
+	switch {
+	case o.deb != "":
+		return hotbuild.FromDebian(ctx, r, hotbuild.Debian{Dsc: o.deb, Patches: patches, Command: o.command, Plain: !o.watched, Jobs: jobs, Work: work})
+	case o.source != "":
+		return hotbuild.FromSource(ctx, r, hotbuild.Source{Tree: o.source, Patches: patches, Command: o.command, Jobs: jobs, Work: work})
+	}
+	return hotbuild.Pairs(ctx, r)
 }
 
 // work makes the directory for everything that is not kept.
@@ -209,6 +231,9 @@ func (o *buildOptions) work() (dir string, done func(), err error) {
 
 func showBuilt(p *page, r *hotbuild.Result) {
 	p.line("%s: %s version %d", r.File, r.Name, r.Version)
+	if r.Package != nil {
+		showPackage(p, r.Package)
+	}
 	if s := r.Source; s != nil {
 		for _, u := range s.Units {
 			what := "its code differs"
@@ -237,6 +262,24 @@ func showBuilt(p *page, r *hotbuild.Result) {
 			where = fmt.Sprintf(" (%s:%d)", w.File, w.Line)
 		}
 		p.warning("%s%s: %s [%s]", w.Symbol, where, w.Why, w.Code)
+	}
+}
+
+// showPackage shows what was made of a source package.
+func showPackage(p *page, k *hotbuild.Package) {
+	p.line("  source package %s %s, built at %s", k.Name, k.Version, k.Place)
+	for _, name := range k.TakenOut {
+		p.line("  the package has %s: it was taken out of the state before", name)
+	}
+	if len(k.Moved) > 0 {
+		p.line("    (and put back: %s)", strings.Join(k.Moved, ", "))
+	}
+	for _, b := range k.Rebuilt {
+		if b.Equal {
+			p.line("  %s is the very file that the package makes (build-id %s): its symbols are used", b.Base, b.BuildID)
+		} else {
+			p.line("  %s is not the very file that comes out of the package (build-ids %s and %s): its code was compared, function by function", b.Base, b.Running, b.BuildID)
+		}
 	}
 }
 

@@ -71,7 +71,8 @@ type Result struct {
 	Bound    int        `json:"bound"`            // places that refer to the images
 	Imports  []string   `json:"imports,omitempty"`
 	Warnings []Warning  `json:"warnings,omitempty"`
-	Source   *Rebuilt   `json:"source,omitempty"` // if it was made from a change of source
+	Source   *Rebuilt   `json:"source,omitempty"`  // if it was made from a change of source
+	Package  *Package   `json:"package,omitempty"` // if that is a source package
 }
 
 // NothingToPatch is the answer that a change makes no difference in the object code.

@@ -64,8 +64,8 @@ func wasRead(path string) bool {
 	return fs.Flags&noatime != 0 || st.Atim.Nano() >= st.Mtim.Nano()
 }
 
-// renew makes the copy what the tree is, with the change: build systems do not notice
-// everything that a change of theirs means for what is built already.
+// renew makes the copy what the tree is: build systems do not notice everything that a
+// change of theirs means for what is built already.
 func (b *rebuilder) renew(ctx context.Context) error {
 	entries, err := os.ReadDir(b.root)
 	if err != nil {
@@ -79,8 +79,7 @@ func (b *rebuilder) renew(ctx context.Context) error {
 	if out, err := exec.CommandContext(ctx, "cp", "-a", "--", b.original()+"/.", b.root).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy the tree once more: %w: %s", err, ending(out))
 	}
-	_, err = b.install()
-	return err
+	return nil
 }
 
 // again runs the build in the state after the change. Nothing of the images is
@@ -95,6 +94,9 @@ func (b *rebuilder) again(ctx context.Context) error {
 		known[real(c.Output)] = true
 	}
 	if err := b.renew(ctx); err != nil {
+		return workFault(err)
+	}
+	if _, err := b.install(); err != nil {
 		return workFault(err)
 	}
 	if err := b.build(ctx, b.Command, 1); err != nil {

@@ -7,12 +7,14 @@ import (
 // Request is what is to be built.
 type Request struct {
 	Tree    string // the source tree, absolute and without symbolic links
+	Origin  string // where the tree can be read, if it is not there but is to be built as if it were; else empty
 	Work    string // a directory for everything that is written
 	Command []string
 	Env     []string
 	Jobs    int
 	Changes []sourcetree.Change
 	Images  []Image // what the patch is for
+	Plain   bool    // build without watching first, and compare build-ids
 	Private bool    // the copy can be mounted over the tree
 }
 
@@ -21,7 +23,10 @@ func (r *Request) Copy() string { return r.Work + "/tree" }
 
 // original gives the directory where the tree itself can be read.
 func (r *Request) original() string {
-	if !r.Private {
+	switch {
+	case r.Origin != "":
+		return r.Origin
+	case !r.Private:
 		return r.Tree
 	}
 	return r.Work + "/original"
@@ -42,6 +47,7 @@ type Report struct {
 	Unread    []string `json:"unread"`    // changed files that nothing has read
 	Compiled  int      `json:"compiled"`  // compilations of the whole build
 	Again     bool     `json:"again"`     // the build was run twice
+	Plain     []Plain  `json:"plain"`     // what a build without watching gives
 }
 
 // Unit is one compilation.

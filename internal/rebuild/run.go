@@ -2,10 +2,8 @@ package rebuild
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,6 +51,11 @@ func run(ctx context.Context, r Request, tell func(format string, args ...any)) 
 	}
 	if b.watch, err = intercept.New(filepath.Join(r.Work, "watch"), self, path, b.Tree, prefix); err != nil {
 		return nil, workFault(err)
+	}
+	if b.Plain {
+		if err := b.plain(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.first(ctx); err != nil {
 		return nil, err
@@ -125,46 +128,9 @@ func (b *rebuilder) build(ctx context.Context, command []string, round int) erro
 		// So that __DATE__ and __TIME__ are the same in all compilations.
 		env = append(env, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", b.epoch()))
 	}
-	log, err := os.Create(filepath.Join(b.Work, fmt.Sprintf("build-%d.log", round)))
-	if err != nil {
-		return workFault(err)
-	}
-	defer log.Close()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	if path, err := lookPath(command[0], env); err == nil {
-		cmd.Path, cmd.Err = path, nil
-	}
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = b.root, append(env, "PWD="+b.root), log, log
-	killed(cmd)
-	b.tell("building: %s", strings.Join(command, " "))
-	start := time.Now()
-	ended := make(chan struct{})
-	reported := make(chan struct{})
-	go func() {
-		defer close(reported)
-		tick := time.NewTicker(10 * time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ended:
-				return
-			case <-tick.C:
-				b.tell("building: %d files compiled after %d s", b.watch.Count(round), int(time.Since(start).Seconds()))
-			}
-		}
-	}()
-	err = cmd.Run()
-	close(ended)
-	<-reported
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return &fault.Error{Kind: fault.Failed, Code: "build-failed", What: "the build has failed", Where: strings.Join(command, " "), Why: lastLines(log.Name(), 12), Err: err,
-			Hint: "with --keep-work DIR the whole output is in DIR"}
-	}
-	b.tell("built: %d files compiled in %.1f s", b.watch.Count(round), time.Since(start).Seconds())
-	return nil
+	return b.execute(ctx, command, env, fmt.Sprintf("build-%d.log", round), func() string {
+		return fmt.Sprintf("%d files compiled", b.watch.Count(round))
+	})
 }
 
 // epoch gives a time that is the same in the whole run.
@@ -177,31 +143,6 @@ func (b *rebuilder) epoch() int64 {
 		return st.ModTime().Unix()
 	}
 	return 0
-}
-
-// lookPath finds a program on the PATH of an environment.
-func lookPath(name string, env []string) (string, error) {
-	if strings.Contains(name, "/") {
-		return name, nil
-	}
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, "PATH="); ok {
-			for _, d := range filepath.SplitList(v) {
-				path := filepath.Join(d, name)
-				if st, err := os.Stat(path); err == nil && !st.IsDir() && st.Mode()&0o111 != 0 {
-					return path, nil
-				}
-			}
-		}
-	}
-	return "", exec.ErrNotFound
-}
-
-// lastLines gives the end of a log in one line.
-func lastLines(path string, n int) string {
-	data, _ := os.ReadFile(path)
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "; ")
 }
 
 // sums gives the content of everything that compilations have read.

@@ -179,18 +179,8 @@ func inside(ctx context.Context, request string, say func(message)) (*Report, er
 	root := r.Copy()
 	if r.Private {
 		root = r.Tree
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return nil, fmt.Errorf("mount / private: %w", err)
-		}
-		// The tree itself stays within reach, to begin anew.
-		if err := os.Mkdir(r.original(), 0o755); err != nil {
+		if err := mountCopy(&r); err != nil {
 			return nil, err
-		}
-		if err := unix.Mount(r.Tree, r.original(), "", unix.MS_BIND, ""); err != nil {
-			return nil, fmt.Errorf("mount the tree: %w", err)
-		}
-		if err := unix.Mount(r.Copy(), r.Tree, "", unix.MS_BIND, ""); err != nil {
-			return nil, fmt.Errorf("mount the copy over the tree: %w", err)
 		}
 		if err := dropAmbient(); err != nil {
 			return nil, err

@@ -26,6 +26,7 @@ type Patch struct {
 	Path    string
 	Strip   int  // directories that are taken off names, as patch(1) -p
 	Reverse bool // the tree is changed in the other direction
+	Exact   bool // lines around a change must be what the patch says
 }
 
 // Changes applies patches to tree, one after the other, as patch(1) does, keeps the
@@ -38,7 +39,7 @@ func Changes(ctx context.Context, original, tree, store string, patches []Patch)
 		return nil, copyFault(tree, err, nil)
 	}
 	for _, p := range patches {
-		if err := p.apply(ctx, tree); err != nil {
+		if err := p.Apply(ctx, tree); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +66,7 @@ func Changes(ctx context.Context, original, tree, store string, patches []Patch)
 		}
 	}
 	if len(list) == 0 {
-		return nil, &fault.Error{Kind: fault.NoChange, Code: "empty-patch", What: "there is nothing to patch", Why: "the patches change no file of the source tree"}
+		return nil, emptyPatch()
 	}
 	// What patch(1) has made and removed, directories included.
 	for _, rel := range slices.Backward(slices.Sorted(maps.Keys(after))) {
@@ -86,6 +87,10 @@ func Changes(ctx context.Context, original, tree, store string, patches []Patch)
 	return list, nil
 }
 
+func emptyPatch() *fault.Error {
+	return &fault.Error{Kind: fault.NoChange, Code: "empty-patch", What: "there is nothing to patch", Why: "the patches change no file of the source tree"}
+}
+
 func restore(ctx context.Context, original, tree, rel string) error {
 	to := filepath.Join(tree, rel)
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -97,14 +102,35 @@ func restore(ctx context.Context, original, tree, rel string) error {
 	return nil
 }
 
-func (p Patch) apply(ctx context.Context, tree string) error {
-	path, err := filepath.Abs(p.Path)
-	if err != nil {
+// Apply changes a tree. Faults "no-patch-program", "source-unreadable", "hunk-failed".
+func (p Patch) Apply(ctx context.Context, tree string) error {
+	out, err := p.run(ctx, tree)
+	if err != nil || out == nil {
 		return err
 	}
-	args := []string{"--force", "--silent", "--no-backup-if-mismatch", "--reject-file=-", "-p" + strconv.Itoa(p.Strip), "--input=" + path}
+	return &fault.Error{Kind: fault.Unfit, Code: "hunk-failed", What: "the patch does not fit the source tree", Where: p.Path,
+		Why: tail(out, 12), Hint: fmt.Sprintf("names are taken without their first %d directories (--strip); the tree must be in the state before the change", p.Strip)}
+}
+
+// Fits reports whether a patch could be applied, and changes nothing. Faults
+// "no-patch-program", "source-unreadable".
+func (p Patch) Fits(ctx context.Context, tree string) (bool, error) {
+	out, err := p.run(ctx, tree, "--dry-run")
+	return err == nil && out == nil, err
+}
+
+// run runs patch(1). refused is what it says if the patch does not fit, or nil.
+func (p Patch) run(ctx context.Context, tree string, more ...string) (refused []byte, err error) {
+	path, err := filepath.Abs(p.Path)
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"--force", "--silent", "--no-backup-if-mismatch", "--reject-file=-", "-p" + strconv.Itoa(p.Strip), "--input=" + path}, more...)
 	if p.Reverse {
 		args = append(args, "--reverse")
+	}
+	if p.Exact {
+		args = append(args, "--fuzz=0")
 	}
 	cmd := exec.CommandContext(ctx, "patch", args...)
 	cmd.Dir = tree
@@ -113,17 +139,16 @@ func (p Patch) apply(ctx context.Context, tree string) error {
 	out, err := cmd.CombinedOutput()
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return nil, ctx.Err()
 	case err == nil:
-		return nil
+		return nil, nil
 	case errors.Is(err, exec.ErrNotFound):
-		return &fault.Error{Kind: fault.Failed, Code: "no-patch-program", What: "cannot apply " + p.Path, Err: err, Hint: "install patch(1)"}
+		return nil, &fault.Error{Kind: fault.Failed, Code: "no-patch-program", What: "cannot apply " + p.Path, Err: err, Hint: "install patch(1)"}
 	}
 	if _, err := os.Stat(path); err != nil {
-		return &fault.Error{Kind: fault.Usage, Code: "source-unreadable", What: "cannot read the patch", Where: p.Path, Err: err}
+		return nil, &fault.Error{Kind: fault.Usage, Code: "source-unreadable", What: "cannot read the patch", Where: p.Path, Err: err}
 	}
-	return &fault.Error{Kind: fault.Unfit, Code: "hunk-failed", What: "the patch does not fit the source tree", Where: p.Path,
-		Why: tail(out, 12), Hint: fmt.Sprintf("names are taken without their first %d directories (--strip); the tree must be in the state before the change", p.Strip)}
+	return append([]byte{}, out...), nil
 }
 
 // Install makes a file of the tree what it is after the change; content is that of
