@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -282,8 +283,15 @@ func (w *wrapper) giveDeps(c *Command, out, source string, text []byte) error {
 		}
 		name = strings.TrimSuffix(base, filepath.Ext(base)) + ".d"
 	}
+	if c.wants == "-MMD" {
+		text = systemHeader.ReplaceAll(text, nil)
+	}
 	return os.WriteFile(name, text, 0o666)
 }
+
+// systemHeader matches what -MMD leaves out of a file of dependencies: headers where
+// compilers and the C library have theirs, as prerequisites and, with -MP, as targets.
+var systemHeader = regexp.MustCompile(`(?m)(?:^|[ \t])/usr/(?:include|lib|local/include)/[^ \t\n]*`)
 
 // reuse gives the object of an earlier round, if it may (see Watch.Reuse).
 func (w *wrapper) reuse(record *Compile, out string) bool {
