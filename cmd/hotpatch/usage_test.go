@@ -58,7 +58,7 @@ func TestUsage(t *testing.T) {
 		{"build --source d --deb-source p.dsc --patch p --base x -o f.so", "--source and --deb-source exclude each other"},
 		{"build --deb-source p.dsc --base x -o f.so", "no change given"},
 		{"build --deb-source p.dsc --patch p --base x -o f.so make", "the build command comes after --"},
-		{"build --source d --watched-only --patch p --base x -o f.so -- make", "--watched-only needs --deb-source"},
+		{"build --source d --watched-only --patch p --base x -o f.so", "--watched-only needs --deb-source"},
 		{"build --pre a.o --base x -o f.so", "1 times --pre and 0 times --post"},
 		{"build --pre a.o --post b.o -o f.so", "no base given"},
 		{"build --pre a.o --post b.o --base x", "no output given"},
