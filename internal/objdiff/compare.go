@@ -214,7 +214,7 @@ func listed(y *objfile.Symbol) bool {
 
 // constants pairs the local constants that a name tells and whose content is the
 // same, so that shipped code uses those that are there. Not those that linkers merge with
-// others: they are wherever the same content is.
+// others, which are wherever the same content is, and not those that lead into functions.
 func (d *differ) constants() {
 	group := func(o *objfile.Object) map[string][]*objfile.Symbol {
 		m := make(map[string][]*objfile.Symbol)
@@ -230,13 +230,22 @@ func (d *differ) constants() {
 	for _, k := range sortedKeys(post) {
 		if p, q := pre[k], post[k]; len(p) == 1 && len(q) == 1 && p[0].Size == q[0].Size && p[0].Section.Align >= q[0].Section.Align &&
 			d.sameBytes(whole(p[0]), whole(q[0]), false) {
-			if (p[0].Section.Flags|q[0].Section.Flags)&elf.SHF_MERGE != 0 {
+			if (p[0].Section.Flags|q[0].Section.Flags)&elf.SHF_MERGE != 0 || leadsInside(q[0]) {
 				d.alike[p[0]], d.alike[q[0]] = true, true
 				continue
 			}
 			d.pairUp(p[0], q[0])
 		}
 	}
+}
+
+// leadsInside reports whether a constant has addresses inside of functions, as the
+// table of a computed goto has: the program's own leads into the old code.
+func leadsInside(y *objfile.Symbol) bool {
+	return slices.ContainsFunc(Refs(y.Section), func(r objfile.Ref) bool {
+		inside := r.Reloc.Off >= y.Value && r.Reloc.Off < y.Value+y.Size
+		return inside && r.Off != 0 && (r.Sym.IsFunc() || isCode(r.Sym.Section))
+	})
 }
 
 // anonymous reports whether compilers give the name to constants of their own
