@@ -39,19 +39,24 @@ func (t *target) newPages() (*pages, error) {
 
 // pagemap opens the file that tells which pages of the process exist.
 func (t *target) pagemap() (*os.File, error) {
-	// A main thread that has ended has no memory: ask by way of one that lives.
+	// A main thread that has ended has no memory: ask by way of one that lives, which
+	// may end meanwhile.
+	if st, err := t.proc.Status(t.proc.PID()); err == nil && st.HasMemory {
+		return t.proc.OpenRel("pagemap", os.O_RDONLY)
+	}
 	tids, err := t.proc.Tasks()
 	if err != nil {
 		return nil, err
 	}
-	name := "pagemap"
 	for _, tid := range tids {
-		if st, err := t.proc.Status(tid); err == nil && st.HasMemory {
-			name = fmt.Sprintf("task/%d/pagemap", tid)
-			break
+		if st, err := t.proc.Status(tid); err != nil || !st.HasMemory {
+			continue
+		}
+		if f, err := t.proc.OpenRel(fmt.Sprintf("task/%d/pagemap", tid), os.O_RDONLY); err == nil {
+			return f, nil
 		}
 	}
-	return t.proc.OpenRel(name, os.O_RDONLY)
+	return t.proc.OpenRel("pagemap", os.O_RDONLY)
 }
 
 func (p *pages) close() { p.pagemap.Close() }
