@@ -197,7 +197,8 @@ func (r *randomRun) run(seed uint64) string {
 		t.Fatalf("seed %d, %v, %q: %v", seed, r.build, p.edits, applied)
 	}
 	version(1)
-	if !same("patched") || !same("patched") {
+	first, second := same("patched"), same("patched")
+	if !first || !second {
 		return "patched, with a variable that was not stored"
 	}
 	must(t, "verify", "--pid", pid)

@@ -75,8 +75,7 @@ int main(void)
 // form is how a version of the program is written.
 type form struct {
 	version int
-	unit    int  // the file, or -1 for the reference
-	prefix  bool // whether functions call each other by way of the version in force
+	unit    int // the file, or -1 for the reference
 }
 
 var randomToken = regexp.MustCompile(`@([vfcx])([0-9]+)@`)
