@@ -58,7 +58,7 @@ func Parse(path string, data []byte) (*Object, error) {
 	if err := p.header(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{p.sections, p.symbols, p.relocations, p.groups, p.frames} {
+	for _, step := range []func() error{p.sections, p.symbols, p.relocations, p.selfReferences, p.groups, p.frames} {
 		if err := step(); err != nil {
 			return nil, &fault.Error{
 				Kind: fault.Unfit, Code: "object-damaged", What: "cannot understand the object file", Where: path, Why: err.Error(),

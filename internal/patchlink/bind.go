@@ -71,6 +71,8 @@ func (u *unit) keeps(from *objfile.Section, r objfile.Ref) bool {
 	}
 	code := to.Flags&elf.SHF_EXECINSTR != 0
 	switch {
+	case code && r.Sym.IsFunc() && r.Off == 0 && u.diff.Twin[r.Sym] != nil && takesAddress(from, r.Reloc):
+		return false // of itself: what takes it may outlive the call, and the patch
 	case from == to, u.owner[to] != nil && u.owner[from] == u.owner[to]:
 		return true // a function and its parts
 	case from.Name == recordSection, strings.HasPrefix(r.Sym.Name, indirect):
@@ -79,6 +81,19 @@ func (u *unit) keeps(from *objfile.Section, r objfile.Ref) bool {
 		return true // jump tables and exception tables lead into their own function
 	}
 	return u.diff.Twin[r.Sym] == nil
+}
+
+// takesAddress reports whether a place in code is a value, and not where a branch leads.
+// In front of the field of a branch is its opcode, e8, e9 or 0f 8x; in front of that of a
+// memory operand relative to RIP the ModRM byte, with mod 00 and r/m 101.
+func takesAddress(s *objfile.Section, r objfile.Reloc) bool {
+	switch {
+	case s.Flags&elf.SHF_EXECINSTR == 0 || r.Off == 0:
+		return false
+	case r.PCRel():
+		return s.Data[r.Off-1]&0xc7 == 0x05
+	}
+	return true
 }
 
 // reference makes the first of the references: it gives how many it has dealt

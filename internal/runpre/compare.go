@@ -197,6 +197,15 @@ func (c *comparison) step(p *objfile.Inst, r *trampoline.Inst) error {
 		switch {
 		case p.HasTarget:
 			return c.branch(p, r)
+		case p.RIPRel && r.RIPRel && p.Len == r.Len && p.Len > 4 && bytes.Equal(p.Bytes[:p.Len-4], r.Bytes[:p.Len-4]):
+			// The address of a label, as for a computed goto.
+			i, ok := c.f.index[p.RIPTarget]
+			if !ok {
+				return fmt.Errorf("it refers to its own section in an unknown way")
+			}
+			c.jumps = append(c.jumps, jump{i, r.RIPTarget})
+			c.s.fixed += p.Len - 4
+			return nil
 		case p.RIPRel:
 			return fmt.Errorf("it refers to its own section in an unknown way")
 		case !bytes.Equal(p.Bytes, r.Bytes):
