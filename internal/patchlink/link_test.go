@@ -28,6 +28,14 @@ __attribute__((noinline, noclone)) int visible(int x) { return x + total; }
 +static int fresh = 1000;
 +int fresh_global;
 +static __attribute__((noinline, noclone)) int helper(int x) { fresh++; fresh_global += 2; return fresh + fresh_global; }
+static int (*last)(int);
+static __attribute__((noinline, noclone)) int again(int x)
+{
+-	int old = last == again ? x : -x;
++	int old = last == again ? x + 1 : -x;
+	last = again;
+	return old;
+}
 __attribute__((noinline, noclone)) int compute(int x)
 {
 	static int calls;
@@ -51,6 +59,7 @@ __attribute__((noinline, noclone)) int compute(int x)
 	case 6: hits += 10; break;
 	case 7: total += visible(hits); break;
 	case 8: word = "eight"; op = ops[x & 1]; break;
+	case 9: word = again(x) > 0 ? "again" : "first"; break;
 	}
 -	snprintf(text, sizeof text, "%s", word);
 +	snprintf(text, sizeof text, "new %s %d %ld", word, helper(x), strtol("42", NULL, 10));
@@ -76,7 +85,7 @@ int main(void)
 // said is what compute says, as the source has it.
 type model struct {
 	calls, total, hits, mine, ours, fresh, global int
-	other                                         bool
+	other, again                                  bool
 }
 
 func (m *model) compute(x int, patched bool) string {
@@ -106,6 +115,8 @@ func (m *model) compute(x int, patched bool) string {
 		m.total += m.hits + m.total
 	case 8:
 		word, m.other = "eight", false
+	case 9: // a function takes its own address: the new code has that of the old one
+		word, m.again = map[bool]string{false: "first", true: "again"}[m.again], true
 	}
 	if patched {
 		m.fresh++
@@ -131,7 +142,7 @@ func TestRowsC(t *testing.T) {
 			t.Run(compiler+" "+flags, func(t *testing.T) {
 				t.Parallel()
 				c := compileBoth(t, "rows.c", rowsC+mainC, false, compiler, strings.Fields(flags))
-				patch, _ := c.patch(t, compare(t, c.pre, c.post, "compute"))
+				patch, _ := c.patch(t, compare(t, c.pre, c.post, "again", "compute"))
 				p := testtarget.Start(t, c.image)
 				runModel(t, p, patch)
 			})
@@ -156,7 +167,7 @@ func TestRowsLibrary(t *testing.T) {
 				}
 				c := compileBoth(t, "rows.c", source, true, compiler, append(strings.Fields(flags), "-fPIC"))
 				exe := testtarget.Build(t, testtarget.Spec{Files: map[string]string{"main.c": text}, Libs: []string{c.image}})
-				patch, _ := c.patch(t, compare(t, c.pre, c.post, "compute"))
+				patch, _ := c.patch(t, compare(t, c.pre, c.post, "again", "compute"))
 				p := testtarget.Start(t, exe)
 				runModel(t, p, patch)
 			})
@@ -183,12 +194,12 @@ func runModel(t *testing.T, p *testtarget.Process, patch string) {
 			t.Fatal(r)
 		}
 	}
-	say(false, 0, 5, 6)
+	say(false, 0, 5, 6, 9)
 	do("apply", "--pid", pid, patch)
 	say(true, 0, 1, 2, 4, 5, 3, 5, 8, 5, 6, 7, 9)
 	do("verify", "--pid", pid)
 	do("revert", "--pid", pid, "fix")
-	say(false, 5, 7, 2)
+	say(false, 5, 7, 2, 9)
 	do("apply", "--pid", pid, patch)
 	say(true, 5, 3, 5)
 	do("revert", "--pid", pid, "--all")
