@@ -3,6 +3,7 @@ package objdiff
 import (
 	"debug/elf"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hotpatch/internal/fault"
@@ -62,9 +63,11 @@ func (d *differ) correlate() {
 	// Local symbols: by name within their file, then without what compilers
 	// append. Names that are there more than once on a side say nothing.
 	oneFile := files(d.pre) <= 1 && files(d.post) <= 1
-	for _, norm := range []func(string) string{func(s string) string { return s }, baseName} {
+	name := func(y *objfile.Symbol) string { return y.Name }
+	base := func(y *objfile.Symbol) string { return baseName(y.Name) }
+	for _, norm := range []func(*objfile.Symbol) string{initialises, name, base} {
 		key := func(y *objfile.Symbol) string {
-			k := norm(y.Name)
+			k := norm(y)
 			if !oneFile {
 				k = y.File + "\x00" + k
 			}
@@ -77,6 +80,21 @@ func (d *differ) correlate() {
 			}
 		}
 	}
+}
+
+// initialises gives a name to a function that initialises variables of the file, by those:
+// its number depends on what else is in the file, and it must be known for the same.
+func initialises(y *objfile.Symbol) string {
+	if !isConstructorName(y.Name) || y.Section == nil || y.Section.Data == nil {
+		return y.Name
+	}
+	names := []string{baseName(y.Name)}
+	for _, r := range Refs(y.Section) {
+		if in := r.Reloc.Off - y.Value; in < y.Size && !r.Sym.IsFunc() && r.Sym.Name != "" && !byContent(r.Sym) && !slices.Contains(names, baseName(r.Sym.Name)) {
+			names = append(names, baseName(r.Sym.Name))
+		}
+	}
+	return strings.Join(names, "\x00")
 }
 
 // files counts the source files of an object; more than one were combined by
