@@ -227,7 +227,7 @@ func (im *Image) symbol(t elfsym.Table, y *elfsym.Sym) {
 	name := string(y.Name)
 	if y.Section == elf.SHN_UNDEF {
 		if t == elfsym.Dynsym && name != "" {
-			im.imports[name] = true
+			im.imports[name] = y.Value
 		}
 		return
 	}

@@ -32,8 +32,9 @@ type Image struct {
 	full   bool // a .symtab is there, so that what it does not have is not there
 	locals bool // it has static functions
 	names  map[string][]symbol
-	// imports are the names that .dynsym has without a definition.
-	imports map[string]bool
+	// imports are the names that .dynsym has without a definition, with the PLT entry
+	// that is the function's address for everybody, or 0 (psABI 5.2, Function Addresses).
+	imports map[string]uint64
 	tlsSize int64 // distance from the start of the thread-local variables to the thread pointer, in a program
 	hasTLS  bool
 
@@ -74,7 +75,7 @@ func Open(path string, debug ...string) (*Image, error) {
 	}
 	defer f.Close()
 	im := &Image{file: file, name: filepath.Base(path), relocs: make(map[uint64]dynReloc), copies: make(map[uint64]string),
-		names: make(map[string][]symbol), imports: make(map[string]bool)}
+		names: make(map[string][]symbol), imports: make(map[string]uint64)}
 	if t := file.Type(); t != elf.ET_EXEC && t != elf.ET_DYN {
 		return nil, &fault.Error{Kind: fault.Unfit, Code: "not-an-image", What: "cannot compare with this file", Where: path,
 			Why: fmt.Sprintf("its type is %v", t), Hint: "give the program or the library that runs"}

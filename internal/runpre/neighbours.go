@@ -1,6 +1,7 @@
 package runpre
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -83,7 +84,7 @@ func inOnePiece(line []*function) bool {
 
 // fill places those of the functions i to j of a line, none of which is placed, whose
 // places between the neighbours are certain: there are as many as there are functions
-// that they may be of.
+// that may be at them, and each may be where the order says.
 func (m *matcher) fill(line []*function, i, j int) (progress bool) {
 	const most = 200 // more without a place between two that have one is no gap
 	if j-i > most {
@@ -108,29 +109,72 @@ func (m *matcher) fill(line []*function, i, j int) (progress bool) {
 	for k, f := range line[i:j] {
 		places[k] = m.within(f, lo, hi)
 	}
-	for k, f := range line[i:j] {
-		var rivals, mine int // functions that may be at the same places; which of them this one is
-		clear := len(places[k]) > 0
-		for n := range places {
-			if !overlap(places[k], places[n]) {
-				continue
-			}
-			if n == k {
-				mine = rivals
-			}
-			rivals++
-			clear = clear && sameStarts(places[k], places[n])
-		}
-		if _, told := m.known[factKey{f.key(), atAddr}]; !clear || told || rivals != len(places[k]) {
+	for _, rivals := range rivalry(places) {
+		chosen := inOrder(places, rivals)
+		if chosen == nil {
 			continue
 		}
-		s := places[k][mine]
-		f.many, f.placed = false, s
-		m.learn(factKey{f.key(), atAddr}, s.addr)
-		m.take(s)
-		progress = true
+		for n, k := range rivals {
+			f, s := line[i+k], chosen[n]
+			if _, told := m.known[factKey{f.key(), atAddr}]; told {
+				continue
+			}
+			f.many, f.placed = false, s
+			m.learn(factKey{f.key(), atAddr}, s.addr)
+			m.take(s)
+			progress = true
+		}
 	}
 	return progress
+}
+
+// rivalry groups the functions that have places by whether those overlap, directly or by
+// way of others. Groups and their members ascend.
+func rivalry(places [][]*solution) (groups [][]int) {
+	for k := range places {
+		if len(places[k]) == 0 {
+			continue
+		}
+		mine, rest := []int{k}, groups[:0:0]
+		for _, g := range groups {
+			if slices.ContainsFunc(g, func(n int) bool { return overlap(places[k], places[n]) }) {
+				mine = append(mine, g...)
+			} else {
+				rest = append(rest, g)
+			}
+		}
+		slices.Sort(mine)
+		groups = append(rest, mine)
+	}
+	return groups
+}
+
+// inOrder gives each of some functions, which are rivals, its place, if there are as many
+// places as functions. Every place is one function's of the line, and that function is among
+// those that may be there: so then all of them are there, in their order.
+func inOrder(places [][]*solution, rivals []int) []*solution {
+	at := make(map[uint64]uint64) // starts and ends
+	for _, k := range rivals {
+		for _, s := range places[k] {
+			at[s.addr] = max(at[s.addr], s.end)
+		}
+	}
+	starts := slices.Sorted(maps.Keys(at))
+	if len(starts) != len(rivals) {
+		return nil
+	}
+	var chosen []*solution
+	for n, k := range rivals {
+		if n > 0 && at[starts[n-1]] > starts[n] {
+			return nil
+		}
+		c := slices.IndexFunc(places[k], func(s *solution) bool { return s.addr == starts[n] })
+		if c < 0 {
+			return nil
+		}
+		chosen = append(chosen, places[k][c])
+	}
+	return chosen
 }
 
 // within gives the places between two addresses that a function may be at, ascending.
@@ -166,8 +210,4 @@ func overlap(a, b []*solution) bool {
 	return slices.ContainsFunc(a, func(s *solution) bool {
 		return slices.ContainsFunc(b, func(o *solution) bool { return s.addr < o.end && o.addr < s.end })
 	})
-}
-
-func sameStarts(a, b []*solution) bool {
-	return slices.EqualFunc(a, b, func(s, o *solution) bool { return s.addr == o.addr })
 }

@@ -153,6 +153,9 @@ func (p *Placement) Find(y *objfile.Symbol) (patchlink.Target, error) {
 	at, hasAddr := m.known[factKey{k, atAddr}]
 	got, hasGOT := m.known[factKey{k, atGOT}]
 	plt, hasPLT := m.known[factKey{k, atPLT}]
+	if v := m.im.imports[y.Name]; v != 0 && y.Section == nil && !hasAddr {
+		at, hasAddr = v, true
+	}
 	// What an indirect function's symbol has for an address is its resolver.
 	indirect := y.Type == elf.STT_GNU_IFUNC
 	if !hasAddr && !indirect {
@@ -218,7 +221,7 @@ func (p *Placement) unsolved(y *objfile.Symbol) error {
 			return p.fault("unsolved-symbol", y, "no code that was found in the image refers to it, and its own was not found")
 		}
 	}
-	if y.Section != nil || m.im.full || m.im.imports[y.Name] {
+	if _, imported := m.im.imports[y.Name]; imported || y.Section != nil || m.im.full {
 		return p.fault(patchlink.NotInImage, y, "no code that was found in the image refers to it")
 	}
 	return p.fault("unsolved-symbol", y, "no code that was found in the image refers to it, and there is no symbol table")
