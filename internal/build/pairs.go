@@ -103,7 +103,7 @@ func compare(r Request, tell func(string, ...any)) ([]*candidate, error) {
 	var errs []error
 	for _, p := range r.Pairs {
 		tell("comparing %s", filepath.Base(p.Post))
-		d, err := compareOne(r, p.Pre, p.Post)
+		d, err := compareOne(r, p.Pre, p.Post, false)
 		switch {
 		case err != nil:
 			errs = append(errs, err)
@@ -120,8 +120,9 @@ func compare(r Request, tell func(string, ...any)) ([]*candidate, error) {
 	return list, nil
 }
 
-// compareOne compares two objects.
-func compareOne(r Request, before, after string) (*objdiff.Diff, error) {
+// compareOne compares two objects. sameLines says that what the change leaves alone has the same
+// line number in both.
+func compareOne(r Request, before, after string, sameLines bool) (*objdiff.Diff, error) {
 	pre, err := objfile.Open(before)
 	if err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func compareOne(r Request, before, after string) (*objdiff.Diff, error) {
 	if err != nil {
 		return nil, err
 	}
-	return objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow})
+	return objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow, SameLines: sameLines})
 }
 
 // finish makes the patch of all that has changed.

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -77,6 +78,10 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 				errs = append(errs, err)
 				continue
 			}
+			if e := r.elsewhere(c, p, result); e != nil {
+				errs = append(errs, e)
+				continue
+			}
 			inputs = append(inputs, patchlink.Input{Diff: c.diff, Base: p.at})
 		}
 		if len(c.in) > 0 {
@@ -91,6 +96,39 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 		return nil, e
 	}
 	return inputs, errors.Join(errs...)
+}
+
+// elsewhere refuses an image that has other code than the object for functions which the patch
+// leaves alone: then it was built from another source or with other flags, and what the new code
+// takes for granted, such as where a member of a structure is, may be otherwise there. The fault is
+// "base-differs".
+func (r *Request) elsewhere(c *candidate, p found, result *Result) error {
+	var differ []string
+	var first runpre.Verdict
+	for _, v := range p.at.Verdicts() {
+		if v.State != runpre.Differs || v.Symbol.Section.Group != nil || v.Symbol.Type == elf.STT_GNU_IFUNC {
+			continue // inline functions may be those of other objects
+		}
+		if len(differ) == 0 {
+			first = v
+		}
+		differ = append(differ, demangle.Filter(v.Symbol.Name))
+	}
+	if len(differ) == 0 {
+		return nil
+	}
+	base := r.Bases[p.base].String()
+	why := fmt.Sprintf("its code of %s is not that of %s (%s)", differ[0], c.name(), first.Why)
+	if n := len(differ) - 1; n > 0 {
+		why += fmt.Sprintf(", nor that of %d other functions", n)
+	}
+	hint := "build with the compiler, the flags and the source of the build that runs"
+	if slices.Contains(r.Allow, objdiff.AllowBase) {
+		result.Warnings = append(result.Warnings, Warning{Code: "base-differs", Symbol: differ[0], File: base, Why: why, Hint: hint, Override: objdiff.AllowBase})
+		return nil
+	}
+	return &fault.Error{Kind: fault.Unfit, Code: "base-differs", What: "the image was built otherwise", Where: base, Why: why,
+		Hint: hint + "; or allow it by the name " + objdiff.AllowBase, Details: differ}
 }
 
 func (c *candidate) name() string {

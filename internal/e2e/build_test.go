@@ -256,3 +256,39 @@ func TestBuildRefused(t *testing.T) {
 		t.Error("there is a patch")
 	}
 }
+
+// TestBuildOtherBase: a base that was compiled with other options than the objects is found out
+// by the functions that the patch leaves alone, and can be allowed.
+func TestBuildOtherBase(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	const source = `struct state {
+#ifdef WIDE
+	long more[3];
+#endif
+	int x, y;
+};
+static struct state now;
+__attribute__((noinline)) void set(int x) { now.x = x; now.y = x * 3; }
+__attribute__((noinline)) int get(int x) { return x * 1000 CHANGE; }
+__attribute__((noinline)) int sum(void) { return now.x + now.y; }
+__attribute__((noinline)) int cube(int x) { return x * x * x; }
+__attribute__((noinline)) int cut(int x) { return x > 12345 ? 12345 : x; }
+`
+	if err := os.WriteFile(path("state.c"), []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	flags := []string{"-O2", "-g", "-fPIC", "-c", path("state.c")}
+	run(t, "gcc", append(flags, "-DCHANGE=", "-ffunction-sections", "-fdata-sections", "-o", path("pre.o"))...)
+	run(t, "gcc", append(flags, "-DCHANGE=+1", "-ffunction-sections", "-fdata-sections", "-o", path("post.o"))...)
+	run(t, "gcc", append(flags, "-DCHANGE=", "-DWIDE", "-o", path("base.o"))...)
+	run(t, "gcc", "-shared", "-Wl,--build-id", path("base.o"), "-o", path("base.so"))
+	args := []string{"build", "--pre", path("pre.o"), "--post", path("post.o"), "--base", path("base.so"), "-o", path("fix.so")}
+	if r := refused(t, 4, "base-differs", args...); !strings.Contains(r.Stderr, "its code of set") || !strings.Contains(r.Stderr, "allow it by the name base") {
+		t.Errorf("%v", r)
+	}
+	if r := must(t, append(args, "--allow", "base")...); !strings.Contains(r.Stdout+r.Stderr, "base-differs") {
+		t.Errorf("no warning of what was allowed\n%v", r)
+	}
+}

@@ -280,6 +280,19 @@ func TestSource(t *testing.T) {
 			"answer.c", "bounded(x) * 10", "more(x) * 10", "more.h", "", "static __attribute__((noinline)) int more(int x) { return x > 7 ? 0 : 1; }\n",
 			"answer.c", "+ calls;", "+ calls + 70;")
 	})
+	t.Run("new header that is found before another", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("answer.c", strings.Replace(servedFiles()["answer.c"], `"bounds.h"`, "<bounds.h>", 1)).
+			with("Makefile", "served: main.o answer.o second.o\n\t$(CC) -o $@ $^\n%.o: %.c\n\t$(CC) -O2 -Ifirst -I. -c $<\n").with("first/none.h", "")
+		r := p.fixed(t, "1000%d 1000", "500%d 1000", "first/bounds.h", "", "static inline int bounded(int x) { return x > 500 ? 500 : x; }\n")
+		says(t, r, "compiled again answer.c (first/bounds.h)")
+	})
+	t.Run("new header that is asked for", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject()
+		p = p.with("answer.c", "#if __has_include(\"local.h\")\n#include \"local.h\"\n#else\n#define FACTOR 10\n#endif\n"+strings.Replace(p.files["answer.c"], "bounded(x) * 10", "bounded(x) * FACTOR", 1))
+		p.fixed(t, "1000%d 1000", "3000%d 1000", "local.h", "", "#define FACTOR 30\n")
+	})
 	t.Run("compiled and linked at once", func(t *testing.T) {
 		t.Parallel()
 		p := makeProject().with("Makefile", "served: main.c answer.c second.c\n\t$(CC) -O2 -MD -o $@ $^ -lm\n")
@@ -400,6 +413,7 @@ func TestSourceRefused(t *testing.T) {
 	_, image := p.base(t)
 	withMake := func(text string) project { return p.with("Makefile", text) }
 	plain := []string{"answer.c", "* 10", "* 20"}
+	assembled := p.with("second.c", "__asm__(\".data\\nblob: .incbin \\\"data.bin\\\"\\n.text\\n\");\nextern char blob[];\nint second(int x) { return x + blob[0]; }\n").with("data.bin", "3\n")
 	for name, test := range map[string]struct {
 		p     project
 		edits []string
@@ -416,6 +430,8 @@ func TestSourceRefused(t *testing.T) {
 		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
 		"another file":                                  {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third(void) { return 3; }\n"}, 4, "new-source-file"},
 		"a file that has changed since it was compiled": {withMake("served: main.o answer.o second.o\n\techo '/* */' >>bounds.h\n\tgcc -o served main.o answer.o second.o"), plain, 4, "unstable-input"},
+		"a file that the assembler includes":            {assembled, []string{"data.bin", "3", "4"}, 4, "changed-data"},
+		"a source from standard input":                  {withMake("served: main.o second.o\n\tcat answer.c | gcc -O2 -x c -c -o answer.o -\n\tgcc -o served main.o answer.o second.o"), plain, 4, "source-from-stdin"},
 		"nothing in the patch":                          {p, []string{}, 7, "empty-patch"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,7 +22,7 @@ import (
 // "lto-object", "assembler-object", "no-function-sections",
 // "different-compiler" and "unknown-relocation". Refusals of the change are
 // "changed-data", "changed-scope", "changed-vtable", "changed-ifunc",
-// "changed-constructor", "removed-static", "folded-static", "ambiguous-static",
+// "changed-constructor", "changed-type", "kept-constant", "removed-static", "folded-static", "ambiguous-static",
 // "split-alias", "unnamed-code", "unnamed-data", "struct-layout" and "new-tls"; of these some have an override.
 func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d := &differ{
@@ -41,6 +41,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 		children:   make(map[*objfile.Object]map[codePlace][]*objfile.Symbol),
 		debug:      make(map[*objfile.Object]*debugInfo),
 	}
+	d.sameLines = o.SameLines
 	for _, name := range o.Allow {
 		d.allow[name] = true
 	}
@@ -69,6 +70,8 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d.threadLocals()
 	if !d.out.Empty() {
 		d.layouts()
+		d.variableTypes()
+		d.keptConstants()
 		d.warnings()
 	}
 	if err := d.refused.ErrOrNil(); err != nil {

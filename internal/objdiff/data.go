@@ -50,10 +50,22 @@ func (d *differ) dataDiffers(a, b *objfile.Symbol) string {
 		return fmt.Sprintf("it was in %s, and is in %s", s.Name, t.Name)
 	case s.Align != t.Align && a.Value == 0 && b.Value == 0:
 		return fmt.Sprintf("its alignment was %d bytes, and is %d", s.Align, t.Align)
-	case !d.sameBytes(whole(a), whole(b), false):
+	case !d.sameBytes(whole(a), whole(b), false), a.Size == 0 && !d.sameBytes(upToNext(a), upToNext(b), false):
 		return "its initial value differs"
 	}
 	return ""
+}
+
+// upToNext gives what is behind a symbol without a size, such as assembler makes, up to the
+// next symbol of the section.
+func upToNext(y *objfile.Symbol) place {
+	p := place{y.Section, y.Value, y.Section.Size}
+	for _, z := range y.Section.Symbols {
+		if z.Value > y.Value {
+			p.hi = min(p.hi, z.Value)
+		}
+	}
+	return p
 }
 
 // folded refuses static variables that a compiler has taken for constants, because

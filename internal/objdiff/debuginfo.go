@@ -102,6 +102,8 @@ const maxNesting = 1000
 func (i *debugInfo) readEntries(o *objfile.Object) error {
 	var stack []*entry
 	var files []*dwarf.LineFile
+	var addrs []byte // of the unit
+	all := o.DebugAddr()
 	r := i.data.Reader()
 	for {
 		e, err := r.Next()
@@ -115,12 +117,15 @@ func (i *debugInfo) readEntries(o *objfile.Object) error {
 			continue
 		}
 		if e.Tag == dwarf.TagCompileUnit || e.Tag == dwarf.TagPartialUnit || e.Tag == dwarf.TagTypeUnit {
-			stack, files = nil, nil
+			stack, files, addrs = nil, nil, nil
+			if base, ok := e.Val(dwarf.AttrAddrBase).(int64); ok && base >= 0 && base <= int64(len(all)) {
+				addrs = all[base:]
+			}
 			if lines, err := i.data.LineReader(e); err == nil && lines != nil {
 				files = lines.Files()
 			}
 		}
-		n := i.entry(o, e, files)
+		n := i.entry(o, e, files, addrs)
 		if len(stack) > 0 {
 			n.parent = stack[len(stack)-1]
 			switch n.tag {
@@ -140,7 +145,7 @@ func (i *debugInfo) readEntries(o *objfile.Object) error {
 }
 
 // entry takes over what is needed of an entry.
-func (i *debugInfo) entry(o *objfile.Object, e *dwarf.Entry, files []*dwarf.LineFile) *entry {
+func (i *debugInfo) entry(o *objfile.Object, e *dwarf.Entry, files []*dwarf.LineFile, addrs []byte) *entry {
 	n := &entry{tag: e.Tag, size: -1, value: -1}
 	for _, f := range e.Field {
 		switch f.Attr {
@@ -184,7 +189,7 @@ func (i *debugInfo) entry(o *objfile.Object, e *dwarf.Entry, files []*dwarf.Line
 			n.encoding, _ = f.Val.(int64)
 		case dwarf.AttrLocation:
 			if b, ok := f.Val.([]byte); ok && e.Tag == dwarf.TagVariable {
-				i.locate(o, n, b)
+				i.locate(o, n, b, addrs)
 			}
 		}
 	}
@@ -203,14 +208,23 @@ func (i *debugInfo) entry(o *objfile.Object, e *dwarf.Entry, files []*dwarf.Line
 	return n
 }
 
-// locate notes where a variable with a fixed address is: DW_OP_addr, or
-// DW_OP_addrx of DWARF 5 is left out.
-func (i *debugInfo) locate(o *objfile.Object, n *entry, loc []byte) {
-	const opAddr = 0x03
-	if len(loc) != 9 || loc[0] != opAddr {
+// locate notes where a variable with a fixed address is: DW_OP_addr and nothing else, or
+// DW_OP_addrx (DWARF 5, 2.5.1.1).
+func (i *debugInfo) locate(o *objfile.Object, n *entry, loc, addrs []byte) {
+	const opAddr, opAddrx = 0x03, 0xa1
+	if len(loc) < 2 {
 		return
 	}
-	if s, off, ok := o.AtAddress(binary.LittleEndian.Uint64(loc[1:])); ok {
+	var addr uint64
+	switch k, w := binary.Uvarint(loc[1:]); {
+	case loc[0] == opAddr && len(loc) == 9:
+		addr = binary.LittleEndian.Uint64(loc[1:])
+	case loc[0] == opAddrx && w == len(loc)-1 && k < uint64(len(addrs)/8):
+		addr = binary.LittleEndian.Uint64(addrs[8*k:])
+	default:
+		return
+	}
+	if s, off, ok := o.AtAddress(addr); ok {
 		i.byPlace[codePlace{s, off}] = n
 	}
 }

@@ -165,10 +165,11 @@ func (d *differ) matchStatics(name string, p, q []*objfile.Symbol) {
 		case len(x) == 0 || len(y) == 0:
 		case len(x) == 1 && len(y) == 1:
 			claim(x[0], y[0])
-		case len(x) == len(y) && (d.sameShape(f, g) || sameNames(x, y)):
+		case len(x) == len(y) && (d.sameShape(f, g) || sameNames(x, y) && d.pieces(d.pre, x) && d.pieces(d.post, y)):
 			for i := range x {
 				claim(x[i], y[i])
 			}
+		case d.claimByLine(x, y, claim):
 		default: // by what tells them apart, if anything does
 			for _, a := range x {
 				if b := onlyLike(a, y); b != nil && onlyLike(b, x) == a {

@@ -38,7 +38,7 @@ type Diff struct {
 
 	// Warnings has what would have been refused but was overridden (those have
 	// Override set), and what does not stand in the way: "main", "never-returns",
-	// "saved-context", "new-global", "removed-function", "removed-variable", "unstored-variable" and
+	// "saved-context", "kept-constant", "new-global", "removed-function", "removed-variable", "unstored-variable" and
 	// "no-debug-info". There are none if the Diff is empty.
 	Warnings []Finding
 }
@@ -79,6 +79,10 @@ type Finding struct {
 type Options struct {
 	// Allow has names of overrides: see Overrides.
 	Allow []string
+
+	// SameLines says that what the change leaves alone has the same line number in both
+	// builds.
+	SameLines bool
 }
 
 // The names of overrides.
@@ -88,8 +92,13 @@ const (
 	AllowVtable      = "vtable"        // vtables or type information differ
 	AllowConstructor = "constructor"   // constructors differ or are new; they will not run
 	AllowIFunc       = "ifunc"         // the resolver of an indirect function differs; it will not run
+	AllowConstant    = "constant"      // a constant differs whose address the running program keeps
 	AllowScope       = "scope"         // a static variable became global or the reverse, or a name means another sort of thing
 )
 
-// Overrides lists the names of all overrides.
-var Overrides = []string{AllowLayout, AllowStatic, AllowVtable, AllowConstructor, AllowIFunc, AllowScope}
+// AllowBase is no override of this package: the image differs from the object before the change in
+// code that is not replaced.
+const AllowBase = "base"
+
+// Overrides lists the names of all overrides of comparisons.
+var Overrides = []string{AllowLayout, AllowStatic, AllowVtable, AllowConstructor, AllowIFunc, AllowConstant, AllowScope}

@@ -73,6 +73,19 @@ func (o *Object) DWARF() (d *dwarf.Data, err error) {
 	return d, nil
 }
 
+// DebugAddr gives the section .debug_addr with its relocations applied (DWARF 5, 7.27), or
+// nil: debug/dwarf does not look up what location expressions take from there.
+func (o *Object) DebugAddr() []byte {
+	for _, s := range o.Sections {
+		if s.Name == ".debug_addr" && s.Group == nil && s.Data != nil && s.Flags&elf.SHF_ALLOC == 0 {
+			if b, err := o.relocated(s); err == nil {
+				return b
+			}
+		}
+	}
+	return nil
+}
+
 // relocated gives a copy of a debugging section with its relocations applied.
 func (o *Object) relocated(s *Section) ([]byte, error) {
 	b := bytes.Clone(s.Data)

@@ -11,11 +11,13 @@ import (
 // that must be seen: what is stored there outlives the call.
 //
 // Only the address of a function's entry is one; other distances within a section lead to
-// labels, which move together with the code. A section that cannot be decoded stays as it
-// is; its code is refused where it is needed.
+// labels, which move together with the code. Where the global offset table is found by its distance
+// from such a label (psABI, 3.5, the large model), the label may stand at the entry and is not
+// meant as one. A section that cannot be decoded stays as it is; its code is refused where it is
+// needed.
 func (p *parser) selfReferences() error {
 	for _, s := range p.o.Sections {
-		if s.Flags&elf.SHF_EXECINSTR == 0 || s.Data == nil || len(s.Symbols) == 0 {
+		if s.Flags&elf.SHF_EXECINSTR == 0 || s.Data == nil || len(s.Symbols) == 0 || slices.ContainsFunc(s.Relocs, func(r Reloc) bool { return r.Type == elf.R_X86_64_GOTPC64 }) {
 			continue
 		}
 		insts, err := s.Decode(0, uint64(len(s.Data)))

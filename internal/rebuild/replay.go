@@ -77,6 +77,9 @@ func (b *rebuilder) certain() error {
 		}
 	}
 	var list fault.List
+	if e := b.standardInput(); e != nil {
+		list = append(list, e)
+	}
 	if len(doubtful) > 0 {
 		list = append(list, &fault.Error{Kind: fault.Unfit, Code: "unrecorded-compile", What: "cannot tell what has to be compiled", Where: b.names(doubtful),
 			Why:  "the build has opened it, no compiler that was seen has, and how the base was linked was not seen either",

@@ -27,6 +27,7 @@ type rebuilder struct {
 	graph    *graph
 	covered  bool
 	opens    *opened
+	texts    map[string]text
 	before   map[string]string // content of what was read, when the build had ended
 	report   Report
 }
@@ -168,6 +169,7 @@ func (b *rebuilder) affected(now map[string]string) (list []*intercept.Compile, 
 				because[c] = append(because[c], d.Path)
 			}
 		}
+		because[c] = append(because[c], b.unseen(c)...)
 		if len(because[c]) > 0 {
 			list = append(list, c)
 		}
