@@ -493,7 +493,7 @@ func TestBusyWaiting(t *testing.T) {
 // answer is that of the old function or of the new one.
 func TestHammer(t *testing.T) {
 	t.Parallel()
-	rounds := 100 // for each of both
+	rounds := 50 // for each of both
 	if testing.Short() {
 		rounds = 5
 	}

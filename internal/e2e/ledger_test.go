@@ -475,7 +475,7 @@ func TestReapplyUsesTheMappedLibrary(t *testing.T) {
 // what it had after the first time. Each round's patch is the same file.
 func TestManyRounds(t *testing.T) {
 	t.Parallel()
-	rounds := 300
+	rounds := 150
 	if testing.Short() {
 		rounds = 30
 	}

@@ -91,12 +91,18 @@ func TestSoak(t *testing.T) {
 		}
 		long = true
 	}
+	if !long {
+		t.Parallel()
+	}
 	only := os.Getenv("HOTPATCH_SOAK_CLASS")
 	for _, c := range append(soakClasses, soakServers()...) {
 		if only != "" && c.name != only {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
+			if !long {
+				t.Parallel()
+			}
 			b := budget{time.Now().Add(duration * time.Duration(c.part) / 100), c.short}
 			if long {
 				b.least = c.long

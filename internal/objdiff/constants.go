@@ -45,8 +45,10 @@ func (d *differ) keptConstants() {
 	}
 }
 
+// namedConstant reports whether a symbol is a constant of the source, and not the table of a
+// computed goto, which is of no use outside of its function.
 func namedConstant(y *objfile.Symbol) bool {
-	return !y.IsFunc() && y.Section != nil && y.Bind == elf.STB_LOCAL && byContent(y) && sized(y) && !anonymous(y.Name)
+	return !y.IsFunc() && y.Section != nil && y.Bind == elf.STB_LOCAL && byContent(y) && sized(y) && !anonymous(y.Name) && !leadsInside(y)
 }
 
 // use is what code does with the address of something.
@@ -86,13 +88,13 @@ func useIn(f, y *objfile.Symbol) (worst use) {
 	for i, in := range insts {
 		index[in.Addr] = i
 	}
-	state := make([]registers, len(insts))
+	state := make([]addresses, len(insts))
 	seen := make([]bool, len(insts))
 	todo := []int{0}
-	reach := func(i int, r registers) {
-		if i < len(insts) && (!seen[i] || state[i]|r != state[i]) {
+	reach := func(i int, a addresses) {
+		if i < len(insts) && (!seen[i] || state[i].or(a) != state[i]) {
 			seen[i] = true
-			state[i] |= r
+			state[i] = state[i].or(a)
 			todo = append(todo, i)
 		}
 	}
@@ -106,11 +108,11 @@ func useIn(f, y *objfile.Symbol) (worst use) {
 		case trampoline.Jump, trampoline.CondJump:
 			if k, ok := index[in.Target]; ok && len(in.Refs) == 0 {
 				reach(k, holds)
-			} else if holds&arguments != 0 && in.Flow == trampoline.Jump {
+			} else if holds.fresh&arguments != 0 && in.Flow == trampoline.Jump {
 				worst = max(worst, given) // a call at the end
 			}
 		case trampoline.IndirectJump:
-			if holds&arguments != 0 {
+			if holds.fresh&arguments != 0 && !byTable(in) {
 				worst = max(worst, given)
 			}
 			for k := range insts {
@@ -124,8 +126,23 @@ func useIn(f, y *objfile.Symbol) (worst use) {
 	return worst
 }
 
+// byTable reports whether an indirect jump takes its target from a table, as switches do.
+func byTable(in objfile.Inst) bool {
+	x, err := x86asm.Decode(in.Bytes, 64)
+	m, ok := x.Args[0].(x86asm.Mem)
+	return err == nil && ok && m.Index != 0
+}
+
 // registers is a set of general registers, by their numbers.
 type registers uint16
+
+// addresses says which registers hold the address, and in which of them it has not been used
+// yet to get at what is there: nobody knows how many arguments a function that is called has, but
+// what was only needed to read from is hardly one.
+type addresses struct{ all, fresh registers }
+
+func (a addresses) or(b addresses) addresses  { return addresses{a.all | b.all, a.fresh | b.fresh} }
+func (a addresses) and(r registers) addresses { return addresses{a.all & r, a.fresh & r} }
 
 func bit(r x86asm.Reg) registers {
 	switch {
@@ -146,18 +163,18 @@ var (
 
 // step says what one instruction does with the address of y, and which registers hold the
 // address behind it.
-func step(in objfile.Inst, y *objfile.Symbol, holds registers) (use, registers) {
+func step(in objfile.Inst, y *objfile.Symbol, holds addresses) (use, addresses) {
 	switch in.Flow {
 	case trampoline.Call, trampoline.IndirectCall:
-		if holds&arguments != 0 {
-			return given, holds & preserved
+		if holds.fresh&arguments != 0 {
+			return given, holds.and(preserved)
 		}
-		return looked, holds & preserved
+		return looked, holds.and(preserved)
 	case trampoline.Ret:
-		if holds&bit(x86asm.RAX) != 0 {
-			return given, 0
+		if holds.fresh&bit(x86asm.RAX) != 0 {
+			return given, addresses{}
 		}
-		return looked, 0
+		return looked, addresses{}
 	}
 	x, err := x86asm.Decode(in.Bytes, 64)
 	if err != nil { // as for AVX, of which no instruction makes or stores an address
@@ -167,36 +184,43 @@ func step(in objfile.Inst, y *objfile.Symbol, holds registers) (use, registers) 
 	to, toMemory := x.Args[0].(x86asm.Mem)
 	named, value := refers(in, x, y) // value: an operand is the address itself
 	for i, a := range x.Args {
-		if r, ok := a.(x86asm.Reg); ok && (i > 0 || x.Args[1] == nil) && bit(r)&holds != 0 {
-			value = true
+		switch a := a.(type) {
+		case x86asm.Reg:
+			value = value || (i > 0 || x.Args[1] == nil) && bit(a)&holds.all != 0
+		case x86asm.Mem:
+			if at := (bit(a.Base) | bit(a.Index)) & holds.all; x.Op == x86asm.LEA {
+				value = value || at != 0 || named
+			} else {
+				holds.fresh &^= at
+			}
 		}
 	}
-	set := func(on bool) registers {
+	set := func(on bool) addresses {
+		next := holds.and(^bit(dest))
 		if on {
-			return holds | bit(dest)
+			next = next.or(addresses{bit(dest), bit(dest)})
 		}
-		return holds &^ bit(dest)
+		return next
 	}
 	stack := to.Base == x86asm.RSP || to.Base == x86asm.RBP
 	switch {
 	case x.Op == x86asm.CMP || x.Op == x86asm.TEST:
 		return looked, holds
-	case x.Op == x86asm.LEA:
-		m, _ := x.Args[1].(x86asm.Mem)
-		return looked, set(named || (bit(m.Base)|bit(m.Index))&holds != 0)
 	case value && (x.Op == x86asm.PUSH || toMemory && stack):
 		return given, holds // an argument, or a structure for one
 	case value && (toMemory || x86asm.X0 <= dest && dest <= x86asm.X15):
 		return kept, holds // vectors are made of addresses in order to store two at once
 	case x.Op == x86asm.XOR && x.Args[0] == x.Args[1]:
 		return looked, set(false)
-	case x.Op == x86asm.MOV, x.Op == x86asm.MOVZX, x.Op == x86asm.MOVSX, x.Op == x86asm.MOVSXD:
+	case x.Op == x86asm.MOV, x.Op == x86asm.MOVZX, x.Op == x86asm.MOVSX, x.Op == x86asm.MOVSXD, x.Op == x86asm.LEA:
 		return looked, set(value)
+	case x.Op == x86asm.MUL, x.Op == x86asm.DIV, x.Op == x86asm.IDIV, x.Op == x86asm.IMUL && x.Args[1] == nil:
+		return looked, holds.and(^(bit(x86asm.RAX) | bit(x86asm.RDX)))
 	case x.Args[1] == nil:
 		return looked, holds
 	}
 	// Arithmetic on an address gives an address; a conditional move may leave what was there.
-	return looked, set(value || bit(dest)&holds != 0)
+	return looked, set(value || bit(dest)&holds.all != 0)
 }
 
 // refers reports whether an instruction refers to y, and whether the address is a value in it:

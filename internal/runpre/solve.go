@@ -201,7 +201,11 @@ func (c *comparison) address(x objfile.Ref, to uint64) error {
 		}
 	}
 	g := c.m.funcAt(y)
-	if g != nil && x.Off != 0 {
+	switch {
+	case g != nil && (x.Off < 0 || uint64(x.Off) > g.hi-g.lo): // a number that was added to its address
+		c.note(x, atAddr, to-uint64(x.Off))
+		return nil
+	case g != nil && x.Off != 0:
 		c.s.inners = append(c.s.inners, inner{g.key(), uint64(x.Off), to})
 		return nil
 	}

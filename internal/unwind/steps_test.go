@@ -3,6 +3,7 @@ package unwind
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -30,7 +31,7 @@ type call struct{ ret, at uint64 }
 // that were executed.
 func TestSteps(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for i, c := range []struct {
 		compiler string
 		flags    []string
 		tree     string
@@ -65,8 +66,11 @@ func TestSteps(t *testing.T) {
 				t.Fatal(list)
 			}
 			limit := 0
-			if testing.Short() {
+			switch {
+			case testing.Short():
 				limit = 15000
+			case i > 2 && os.Getenv("HOTPATCH_TEST_ALL") != "1":
+				limit = 40000
 			}
 			if err := (&stepper{target: x}).run(t, func() { p.Send("") }, limit); err != nil {
 				t.Fatal(err)
