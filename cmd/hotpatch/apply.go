@@ -63,6 +63,7 @@ replaced it before. A patch that is applied already is a success.`,
 	f.StringArrayVar(&o.options.Modules, "module", nil, "replace functions of this module only (a file or library name);\ncan be repeated")
 	f.BoolVar(&o.options.Weak, "weak", false, "also use functions that the patch exports weakly (inline\nfunctions and templates)")
 	f.BoolVar(&o.options.AllowAliases, "allow-aliases", false, "also replace functions whose code is shared with another name")
+	f.BoolVar(&o.options.AllowInterposed, "allow-interposed", false, "also replace functions of a library of which\ncalls by name use another module's copy")
 	f.StringVar(&o.options.Name, "name", "", "name the patch so, instead of what its file says")
 	f.Var(&o.version, "patch-version", "give the patch this version, instead of what its file says")
 	f.StringArrayVar(&o.options.DebugDirs, "debug-dir", nil, "look for separate debug files here first; can be repeated")

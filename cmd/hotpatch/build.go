@@ -168,6 +168,9 @@ func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
 	for i := range o.pre {
 		r.Pairs = append(r.Pairs, hotbuild.Pair{Pre: o.pre[i], Post: o.post[i]})
 	}
+	if err := patchlink.CheckOutput(o.out); err != nil {
+		return err
+	}
 	ctx, stop := a.interruptible(cmd.Context())
 	defer stop()
 	work, done, err := o.work()

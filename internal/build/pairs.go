@@ -103,7 +103,7 @@ func compare(r Request, tell func(string, ...any)) ([]*candidate, error) {
 	var errs []error
 	for _, p := range r.Pairs {
 		tell("comparing %s", filepath.Base(p.Post))
-		d, err := compareOne(r, p.Pre, p.Post, false)
+		d, err := compareOne(r, p, "")
 		switch {
 		case err != nil:
 			errs = append(errs, err)
@@ -120,18 +120,21 @@ func compare(r Request, tell func(string, ...any)) ([]*candidate, error) {
 	return list, nil
 }
 
-// compareOne compares two objects. sameLines says that what the change leaves alone has the same
-// line number in both.
-func compareOne(r Request, before, after string, sameLines bool) (*objdiff.Diff, error) {
-	pre, err := objfile.Open(before)
+// compareOne compares two objects. If a build has made both, output is what it calls them, and what the
+// change leaves alone has the same line number in both.
+func compareOne(r Request, p Pair, output string) (*objdiff.Diff, error) {
+	pre, err := objfile.Open(p.Pre)
 	if err != nil {
 		return nil, err
 	}
-	post, err := objfile.Open(after)
+	post, err := objfile.Open(p.Post)
 	if err != nil {
 		return nil, err
 	}
-	return objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow, SameLines: sameLines})
+	if output != "" {
+		pre.Path, post.Path = output, output
+	}
+	return objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow, SameLines: output != ""})
 }
 
 // finish makes the patch of all that has changed.

@@ -163,7 +163,7 @@ func (f *finder) find(c *candidate) (elsewhere bool, err error) {
 		switch {
 		case err == nil:
 			c.in = append(c.in, found{i, at})
-		case errors.As(err, &misfit) && misfit.Code == "different-source":
+		case errors.As(err, &misfit) && (misfit.Code == "different-source" || misfit.Code == "ambiguous-code"):
 			errs = append(errs, err)
 			m, ok := misfit.Details.(runpre.Misfit)
 			none = none && ok && m.Placed == 0 && m.Ambiguous == 0

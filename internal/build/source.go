@@ -101,7 +101,7 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, tell func(str
 	var errs []error
 	for i := range report.Units {
 		u := &report.Units[i]
-		d, err := compareOne(r, u.Pre, u.Post, true)
+		d, err := compareOne(r, Pair{u.Pre, u.Post}, u.Output)
 		if err != nil {
 			errs = append(errs, err)
 			continue

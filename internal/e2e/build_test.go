@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -285,4 +286,63 @@ __attribute__((noinline)) int cut(int x) { return x > 12345 ? 12345 : x; }
 	if r := must(t, append(args, "--allow", "base")...); !strings.Contains(r.Stdout+r.Stderr, "base-differs") {
 		t.Errorf("no warning of what was allowed\n%v", r)
 	}
+}
+
+// TestBuildInterposed: a function that two libraries have is replaced in both, or not at all: all
+// calls go to the one that the dynamic linker has found first.
+func TestBuildInterposed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for name, text := range map[string]string{
+		"scale.h":   "static long used;\ntemplate <class T> __attribute__((noinline)) T scale(T x) { used++; return x * 10 FIX; }\n",
+		"first.cc":  "#include \"scale.h\"\nlong first(long x) { return scale(x) + used - used; }\n",
+		"second.cc": "#include \"scale.h\"\nlong second(long x) { return scale(x) + 1000; }\n",
+		"main.cc": "#include <stdio.h>\n#include <unistd.h>\nlong first(long), second(long);\nstatic long calls;\n__attribute__((noinline)) long twice(long x) { return ++calls * x FIX; }\nint main() {\n\tlong x;\n\tsetvbuf(stdout, NULL, _IOLBF, 0);\n" +
+			"\tprintf(\"READY %d\\n\", getpid());\n\twhile (scanf(\"%ld\", &x) == 1)\n\t\tprintf(\"said %ld %ld\\n\", first(x), second(x));\n}\n",
+	} {
+		if err := os.WriteFile(path(name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var args []string
+	for _, name := range []string{"first", "second"} {
+		flags := []string{"-O2", "-g", "-fPIC", "-ffunction-sections", "-fdata-sections", "-c", path(name + ".cc")}
+		run(t, "g++", append(flags, "-DFIX=", "-o", path(name+".pre.o"))...)
+		run(t, "g++", append(flags, "-DFIX=+7", "-o", path(name+".post.o"))...)
+		run(t, "g++", "-shared", "-Wl,--build-id", path(name+".pre.o"), "-o", path("lib"+name+".so"))
+		args = append(args, "--pre", path(name+".pre.o"), "--post", path(name+".post.o"), "--base", path("lib"+name+".so"))
+	}
+	for name, fix := range map[string]string{"pre": "-DFIX=", "post": "-DFIX=+7"} {
+		run(t, "g++", "-O2", "-g", fix, "-fPIE", "-ffunction-sections", "-fdata-sections", "-c", path("main.cc"), "-o", path("main."+name+".o"))
+	}
+	run(t, "g++", "-pie", "-Wl,--build-id", path("main.pre.o"), "-L", dir, "-lfirst", "-lsecond", "-Wl,-rpath,"+dir, "-o", path("program"))
+	must(t, append([]string{"build", "-o", path("both.so"), "--name", "both"}, args...)...)
+	must(t, append([]string{"build", "-o", path("one.so"), "--name", "one"}, args[6:]...)...)
+
+	// The program and a library of a process are further apart than 32-bit references reach.
+	refused(t, 4, "far-apart", append([]string{"build"}, append(slices.Clone(args), "-o", path("all.so"), "--pre", path("main.pre.o"), "--post", path("main.post.o"), "--base", path("program"))...)...)
+
+	p := testtarget.Start(t, path("program"))
+	is := func(want string) {
+		t.Helper()
+		if got := p.Ask("5", "^said"); got != "said "+want {
+			t.Fatalf("it says %q, want %q", got, want)
+		}
+	}
+	is("50 1050")
+	pid := strconv.Itoa(p.PID())
+	if r := refused(t, 4, "interposed", "apply", "--pid", pid, path("one.so")); !strings.Contains(r.Stderr, "libfirst.so has a copy") {
+		t.Errorf("%v", r)
+	}
+	if r := apply(t, p.PID(), "--allow-interposed", path("one.so")); !strings.Contains(r.Stdout+r.Stderr, "calls by name go to the copy in libfirst.so") {
+		t.Errorf("it does not say that nothing will happen\n%v", r)
+	}
+	is("50 1050")
+	revert(t, p.PID(), "one")
+	apply(t, p.PID(), path("both.so"))
+	is("57 1057")
+	revert(t, p.PID(), "both")
+	is("50 1050")
+	p.Healthy(t)
 }

@@ -293,6 +293,12 @@ func TestSource(t *testing.T) {
 		p = p.with("answer.c", "#if __has_include(\"local.h\")\n#include \"local.h\"\n#else\n#define FACTOR 10\n#endif\n"+strings.Replace(p.files["answer.c"], "bounded(x) * 10", "bounded(x) * FACTOR", 1))
 		p.fixed(t, "1000%d 1000", "3000%d 1000", "local.h", "", "#define FACTOR 30\n")
 	})
+	t.Run("one output with two sets of options", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", "served: other main.o second.o\n\t$(CC) -O2 -c answer.c\n\t$(CC) -o $@ main.o answer.o second.o\n"+
+			"other: main.o second.o\n\t$(CC) -O2 -DOTHER -c answer.c\n\t$(CC) -o $@ main.o answer.o second.o\n%.o: %.c\n\t$(CC) -O2 -c $<\n")
+		p.fixed(t, "1000%d 1000", "2000%d 1000", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
+	})
 	t.Run("compiled and linked at once", func(t *testing.T) {
 		t.Parallel()
 		p := makeProject().with("Makefile", "served: main.c answer.c second.c\n\t$(CC) -O2 -MD -o $@ $^ -lm\n")
@@ -456,6 +462,20 @@ func TestSourceRefused(t *testing.T) {
 				t.Error("there is a patch")
 			}
 		})
+	}
+}
+
+// TestSourceNowhere: that the patch cannot be written is said before anything is built.
+func TestSourceNowhere(t *testing.T) {
+	t.Parallel()
+	p := makeProject()
+	tree, dir := p.source(t), t.TempDir()
+	mark := filepath.Join(dir, "mark")
+	for _, out := range []string{filepath.Join(dir, "none", "fix.so"), dir} {
+		r := refused(t, 1, "patch-not-written", "build", "--source", tree, "--patch", p.patch(t, "answer.c", "* 10", "* 20"), "--base", testtarget.Hotpatch(t), "-o", out, "--", "sh", "-c", "touch "+mark)
+		if _, err := os.Stat(mark); err == nil {
+			t.Errorf("the build has run\n%v", r)
+		}
 	}
 }
 

@@ -24,13 +24,14 @@ const (
 
 // Options say what apply may do.
 type Options struct {
-	Method       Method
-	Modules      []string // only functions of these modules; none: of all
-	Weak         bool     // also functions that the patch exports weakly (inline and template code)
-	AllowAliases bool     // also if other names share the address of a function
-	Name         string   // instead of the patch's own name
-	Version      uint64   // instead of the patch's own version, 0: its own
-	DebugDirs    []string // where to look for separate debug files first
+	Method          Method
+	Modules         []string // only functions of these modules; none: of all
+	Weak            bool     // also functions that the patch exports weakly (inline and template code)
+	AllowAliases    bool     // also if other names share the address of a function
+	AllowInterposed bool     // also if calls by name go to a copy of it in another module
+	Name            string   // instead of the patch's own name
+	Version         uint64   // instead of the patch's own version, 0: its own
+	DebugDirs       []string // where to look for separate debug files first
 
 	Consistency Consistency // "": what the patch demands, else Stack
 }
@@ -142,7 +143,7 @@ func (t *target) planOnce(patch *patchfile.Patch, o Options) (*Plan, error) {
 		return nil, err
 	}
 	for _, step := range []func() error{
-		pl.consistency, pl.findImages, pl.pairExports, pl.pairRecords, pl.checkBases, pl.addThunks, pl.checkAliases,
+		pl.consistency, pl.findImages, pl.pairExports, pl.pairRecords, pl.checkBases, pl.addThunks, pl.checkAliases, pl.checkInterposed,
 		pl.checkVersions, pl.checkSites, pl.findSlots, pl.judgeEntries, pl.checkIntruders, pl.findBodies, pl.bindRefs, pl.checkClones,
 	} {
 		if err := step(); err != nil {

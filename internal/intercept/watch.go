@@ -71,19 +71,24 @@ func (w *Watch) Env(base []string, round int) ([]string, error) {
 	if err := os.MkdirAll(log, 0o755); err != nil {
 		return nil, err
 	}
+	// What compilers leave there when they are killed goes with the directory.
+	temp := filepath.Join(w.dir, "tmp")
+	if err := os.MkdirAll(temp, 0o700); err != nil {
+		return nil, err
+	}
 	var env []string
 	path := ""
 	for _, e := range base {
 		switch name, value, _ := strings.Cut(e, "="); name {
 		case "PATH":
 			path = value
-		case dirVariable, roundVariable, treeVariable, mapVariable, innerVariable, "CCACHE_DISABLE", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES", "CCACHE_PREFIX":
+		case dirVariable, roundVariable, treeVariable, mapVariable, innerVariable, "CCACHE_DISABLE", "TMPDIR", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES", "CCACHE_PREFIX":
 		default:
 			env = append(env, e)
 		}
 	}
 	env = append(env, "PATH="+filepath.Join(w.dir, "bin")+string(filepath.ListSeparator)+path,
-		dirVariable+"="+w.dir, fmt.Sprintf("%s=%d", roundVariable, round), treeVariable+"="+w.tree, "CCACHE_DISABLE=1")
+		dirVariable+"="+w.dir, fmt.Sprintf("%s=%d", roundVariable, round), treeVariable+"="+w.tree, "CCACHE_DISABLE=1", "TMPDIR="+temp)
 	if w.from != "" {
 		env = append(env, mapVariable+"="+w.from+"="+w.tree)
 	}

@@ -159,6 +159,7 @@ func (u *unit) keep(from *objfile.Section, r objfile.Ref) error {
 		if sym.sec == nil {
 			return u.needsPIC(from, r)
 		}
+		u.l.low = true
 		u.rec.bindOwn(kind, pointer{n.sym, int64(x.Off)}, pointer{sym, x.Addend})
 		return nil
 	case elf.R_X86_64_64:

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"hotpatch/internal/fault"
 )
 
@@ -99,6 +101,27 @@ func deliver(from, to string) error {
 	}
 	if err != nil {
 		return unwritable(to, err)
+	}
+	return nil
+}
+
+// CheckOutput refuses a path at which no patch can be written, before anything is done for one. The
+// fault is "patch-not-written".
+func CheckOutput(path string) error {
+	dir := filepath.Dir(path)
+	st, err := os.Stat(dir)
+	switch {
+	case err != nil:
+	case !st.IsDir():
+		err = &os.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+	default:
+		err = unix.Access(dir, unix.W_OK)
+	}
+	if st, e := os.Stat(path); err == nil && e == nil && st.IsDir() {
+		err = &os.PathError{Op: "write", Path: path, Err: unix.EISDIR}
+	}
+	if err != nil {
+		return unwritable(path, err)
 	}
 	return nil
 }

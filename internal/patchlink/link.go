@@ -2,6 +2,7 @@ package patchlink
 
 import (
 	"context"
+	"debug/elf"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,6 +53,7 @@ type image struct {
 	buildID elfsym.BuildID
 	name    string
 	file    *elfsym.Image
+	near    bool // something in the patch must be within 2 GiB of it
 }
 
 // linker makes one patch out of all inputs.
@@ -60,6 +62,7 @@ type linker struct {
 	fresh   map[string]bool // global symbols that some input adds
 	claimed map[place]string
 	imports map[string]bool
+	low     bool // the patch must be within the first 2 GiB
 	report  Report
 	refused fault.List
 }
@@ -112,6 +115,9 @@ func Link(ctx context.Context, inputs []Input, m Meta, out string) (*Report, err
 			Why:  fmt.Sprintf("none of the %d functions that changed is in the images as a function of its own (%s)", len(l.report.Absent), some(l.report.Absent)),
 			Hint: "they were inlined everywhere or removed as unused: no function that runs contains the change"}
 	}
+	if err := l.together(); err != nil {
+		return nil, err
+	}
 	objects = append([]*object{l.meta(m)}, objects...)
 	if err := compose(ctx, objects, libraries, m.Libraries, out); err != nil {
 		return nil, err
@@ -126,6 +132,39 @@ func Link(ctx context.Context, inputs []Input, m Meta, out string) (*Report, err
 	}
 	l.report.Patch = p
 	return &l.report, nil
+}
+
+// together refuses a patch that would have to be near the program and near a library: those are
+// always further apart than 32-bit references reach (Linux maps libraries below the stack, and
+// programs elsewhere).
+func (l *linker) together() error {
+	var program, library *image
+	for _, im := range l.images {
+		switch {
+		case !im.near:
+		case isProgram(im.file):
+			program = im
+		default:
+			library = im
+		}
+	}
+	what := "code that is not position-independent"
+	if program != nil {
+		what = program.name
+	}
+	if library == nil || program == nil && !l.low {
+		return nil
+	}
+	return &fault.Error{Kind: fault.Unfit, Code: "far-apart", What: "cannot make one patch", Where: what + ", " + library.name,
+		Why:  "what it has for the one must be near that, and what it has for the other near the other, and a process has them further apart than 2 GiB",
+		Hint: "make a patch for each: build once for every --base"}
+}
+
+// isProgram reports whether an image is started by the kernel, and no library.
+func isProgram(im *elfsym.Image) bool {
+	const flags1PIE = 0x08000000 // DF_1_PIE
+	v, _ := im.DynTag(elf.DT_FLAGS_1)
+	return im.Type() == elf.ET_EXEC || im.Interp() != "" && im.Soname() == "" || v&flags1PIE != 0
 }
 
 // meta makes the object that says what the patch as a whole is.

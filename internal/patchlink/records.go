@@ -81,6 +81,7 @@ func (r records) image(im *image) {
 
 // bind says what a place gets: an address of an image.
 func (r records) bind(kind patchfile.BindKind, place pointer, im *image, vaddr uint64, addend int64, name string) {
+	im.near = im.near || kind.Near() && kind.Relative()
 	r.add(recordBind, uint32(kind), vaddr, place, []uint64{uint64(im.number), uint64(addend)}, pointer{}, clean(name))
 }
 

@@ -122,7 +122,8 @@ func (b *rebuilder) again(ctx context.Context) error {
 				Why: "the change makes the build compile it, and it has no state before", Hint: "put the new code into a file that exists"})
 			continue
 		}
-		if was := b.graph.byOutput[real(c.Output)]; !slices.Equal(was[len(was)-1].Args, c.Args) {
+		was := b.graph.byOutput[real(c.Output)] // there may be several, with options of their own
+		if !slices.ContainsFunc(was, func(w *intercept.Compile) bool { return slices.Equal(w.Args, c.Args) }) {
 			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "changed-flags", What: "cannot compare the two states", Where: within(b.root, c.Source),
 				Why:  "the change makes the build compile it with other options: " + difference(was[len(was)-1].Args, c.Args),
 				Hint: "a patch carries changes of source files; leave those of the build system out"})

@@ -42,7 +42,8 @@ type Misfit struct {
 // Match finds where the functions and variables of an object are. The object
 // must be one from which the image may have been linked; sections per function
 // and variable may be there in addition. The fault is "different-source" if
-// more of its functions differ from the image than agree, or none agrees.
+// more of its functions differ from the image than agree, or none agrees, and
+// "ambiguous-code" if none can be told from others.
 func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
 	m := &matcher{im: im, pre: pre, byKey: make(map[key]*function), bounds: make(map[*objfile.Section][]uint64),
 		data: make(map[datumKey]*datum), known: make(map[factKey]uint64), bad: make(map[factKey]error)}
@@ -57,7 +58,7 @@ func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
 	// Every image that uses an inline function has it: where there are others,
 	// only those tell.
 	shared := !slices.ContainsFunc(m.funcs, func(f *function) bool { return f.sec.Group == nil })
-	placed, differ, ambiguous := 0, 0, 0
+	placed, differ, ambiguous, unknown := 0, 0, 0, 0
 	for _, v := range p.Verdicts() {
 		if v.Symbol.Section.Group != nil && !shared {
 			continue
@@ -69,6 +70,8 @@ func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
 			differ++
 		case Ambiguous:
 			ambiguous++
+		case Unknown:
+			unknown++
 		}
 	}
 	if len(m.funcs) > 0 && placed <= differ && (placed == 0 || differ > 1) || len(m.funcs) > 0 && placed == 0 {
@@ -81,6 +84,11 @@ func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
 				e.Why += "; " + f.miss.Error()
 				break
 			}
+		}
+		if placed+differ+unknown == 0 && ambiguous > 0 {
+			e.Code, e.What = "ambiguous-code", "cannot tell where the code of "+pre.Path+" is"
+			e.Why = fmt.Sprintf("of its %d functions, %d are like code at several places or too short to tell, and none is at one place only", len(m.funcs), ambiguous)
+			e.Hint = "give the debug file of the image"
 		}
 		return nil, e
 	}
