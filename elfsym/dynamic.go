@@ -96,6 +96,14 @@ func (im *Image) Soname() string {
 	return ""
 }
 
+// IsProgram reports whether the file is started by the kernel, and is no library: of a position-independent
+// one, DF_1_PIE tells, or that it names an interpreter and no soname.
+func (im *Image) IsProgram() bool {
+	const flags1PIE = 0x08000000 // DF_1_PIE
+	v, _ := im.DynTag(elf.DT_FLAGS_1)
+	return im.Type() == elf.ET_EXEC || im.Interp() != "" && im.Soname() == "" || v&flags1PIE != 0
+}
+
 // Needed lists the libraries that the file asks for (DT_NEEDED), in its order.
 func (im *Image) Needed() []string {
 	var list []string

@@ -13,6 +13,7 @@ import (
 
 	"hotpatch/internal/fault"
 	"hotpatch/internal/objdiff"
+	"hotpatch/internal/objfile"
 	"hotpatch/internal/patchlink"
 	"hotpatch/internal/rebuild"
 	"hotpatch/internal/runpre"
@@ -23,6 +24,7 @@ type candidate struct {
 	diff *objdiff.Diff
 	unit *rebuild.Unit // nil if only the objects are known
 	in   []found
+	has  []string // images that have the code after the change
 }
 
 // found is an image that has an object.
@@ -55,6 +57,7 @@ func (f *finder) image(i int) (*runpre.Image, error) {
 func (r *Request) place(ctx context.Context, changed []*candidate, tell func(string, ...any), result *Result) ([]patchlink.Input, error) {
 	f := &finder{bases: r.Bases, images: make([]*runpre.Image, len(r.Bases)), tell: tell}
 	var errs []error
+	var fixed []string // objects of which images have the code after the change
 	for _, c := range changed {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -63,6 +66,9 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 		elsewhere, err := f.find(c)
 		if err != nil {
 			errs = append(errs, err)
+			if len(c.has) > 0 {
+				fixed = append(fixed, c.name()+" in "+strings.Join(c.has, ", "))
+			}
 		}
 		if elsewhere {
 			one := unitOf(*c.unit)
@@ -75,6 +81,9 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 	for _, c := range changed {
 		for _, p := range c.in {
 			if err := p.at.Check(changedCode(c.diff)); err != nil {
+				if f.fixed(c, p.base) {
+					fixed = append(fixed, c.name()+" in "+r.Bases[p.base].String())
+				}
 				errs = append(errs, err)
 				continue
 			}
@@ -90,12 +99,33 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 			}
 		}
 	}
+	if len(fixed) > 0 && len(fixed) == len(errs) && len(inputs) == 0 {
+		return nil, &fault.Error{Kind: fault.NoChange, Code: "already-fixed", What: "there is nothing to patch",
+			Why: "what runs has the code after the change already: " + strings.Join(fixed, ", "), Details: result.Source}
+	}
 	if len(errs) == 0 && len(inputs) == 0 {
 		e := f.nowhere(changed[0], nil)
 		e.Details = result.Source
 		return nil, e
 	}
 	return inputs, errors.Join(errs...)
+}
+
+// fixed reports whether an image has the code of an object after the change.
+func (f *finder) fixed(c *candidate, base int) bool {
+	im, err := f.image(base)
+	if err != nil {
+		return false
+	}
+	at, err := im.Match(c.diff.Post)
+	if err != nil {
+		return false
+	}
+	var after []*objfile.Symbol
+	for _, g := range c.diff.Changed {
+		after = append(after, g.Post)
+	}
+	return len(after) > 0 && at.Has(after)
 }
 
 // elsewhere refuses an image that has other code than the object for functions which the patch
@@ -165,6 +195,9 @@ func (f *finder) find(c *candidate) (elsewhere bool, err error) {
 			c.in = append(c.in, found{i, at})
 		case errors.As(err, &misfit) && (misfit.Code == "different-source" || misfit.Code == "ambiguous-code"):
 			errs = append(errs, err)
+			if f.fixed(c, i) {
+				c.has = append(c.has, f.bases[i].String())
+			}
 			m, ok := misfit.Details.(runpre.Misfit)
 			none = none && ok && m.Placed == 0 && m.Ambiguous == 0
 		default:

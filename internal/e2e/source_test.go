@@ -412,6 +412,25 @@ func TestSourceNothing(t *testing.T) {
 	}
 }
 
+// TestSourceFixed: a base that has the fix already is told from one of another source.
+func TestSourceFixed(t *testing.T) {
+	t.Parallel()
+	p := makeProject()
+	edits := []string{"answer.c", "* 10", "* 20"}
+	_, image := p.with("answer.c", strings.Replace(p.files["answer.c"], "* 10", "* 20", 1)).base(t)
+	if r, _ := p.buildSource(t, image, p.patch(t, edits...)); r.Exit != 7 || !strings.Contains(r.Stderr, "[already-fixed]") {
+		t.Errorf("%v", r)
+	}
+	_, image = p.with("second.c", strings.Replace(p.files["second.c"], "x > 100000", "x > 200000", 1)).base(t)
+	if r, _ := p.buildSource(t, image, p.patch(t, "second.c", "x > 100000", "x > 200000")); r.Exit != 7 || !strings.Contains(r.Stderr, "[already-fixed]") {
+		t.Errorf("%v", r)
+	}
+	_, image = p.with("answer.c", strings.Replace(p.files["answer.c"], "* 10", "* 30", 1)).base(t)
+	if r, _ := p.buildSource(t, image, p.patch(t, edits...)); r.Exit != 4 || !strings.Contains(r.Stderr, "[code-not-found]") {
+		t.Errorf("%v", r)
+	}
+}
+
 // TestSourceRefused: what cannot be built or is not certain is refused by name.
 func TestSourceRefused(t *testing.T) {
 	t.Parallel()

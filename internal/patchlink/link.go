@@ -2,7 +2,6 @@ package patchlink
 
 import (
 	"context"
-	"debug/elf"
 	"fmt"
 	"slices"
 	"strings"
@@ -142,7 +141,7 @@ func (l *linker) together() error {
 	for _, im := range l.images {
 		switch {
 		case !im.near:
-		case isProgram(im.file):
+		case im.file.IsProgram():
 			program = im
 		default:
 			library = im
@@ -158,13 +157,6 @@ func (l *linker) together() error {
 	return &fault.Error{Kind: fault.Unfit, Code: "far-apart", What: "cannot make one patch", Where: what + ", " + library.name,
 		Why:  "what it has for the one must be near that, and what it has for the other near the other, and a process has them further apart than 2 GiB",
 		Hint: "make a patch for each: build once for every --base"}
-}
-
-// isProgram reports whether an image is started by the kernel, and no library.
-func isProgram(im *elfsym.Image) bool {
-	const flags1PIE = 0x08000000 // DF_1_PIE
-	v, _ := im.DynTag(elf.DT_FLAGS_1)
-	return im.Type() == elf.ET_EXEC || im.Interp() != "" && im.Soname() == "" || v&flags1PIE != 0
 }
 
 // meta makes the object that says what the patch as a whole is.

@@ -54,7 +54,7 @@ func (b *rebuilder) text(path string) text {
 		content, err := os.ReadFile(path)
 		if err == nil {
 			t.asks = bytes.Contains(content, []byte("__has_include")) || bytes.Contains(content, []byte("__has_embed"))
-			t.binary = bytes.Contains(content, []byte("incbin")) || bytes.Contains(content, []byte("embed"))
+			t.binary = bytes.Contains(content, []byte("incbin")) || bytes.Contains(content, []byte("#embed")) || bytes.Contains(content, []byte("# embed"))
 		}
 		if t.asks {
 			t.content = content

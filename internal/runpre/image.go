@@ -80,9 +80,7 @@ func Open(path string, debug ...string) (*Image, error) {
 		return nil, &fault.Error{Kind: fault.Unfit, Code: "not-an-image", What: "cannot compare with this file", Where: path,
 			Why: fmt.Sprintf("its type is %v", t), Hint: "give the program or the library that runs"}
 	}
-	const flags1PIE = 0x08000000 // DF_1_PIE
-	v, _ := file.DynTag(elf.DT_FLAGS_1)
-	im.program = file.Type() == elf.ET_EXEC || file.Interp() != "" && file.Soname() == "" || v&flags1PIE != 0
+	im.program = file.IsProgram()
 	for _, step := range []func() error{im.load, im.dynamic} {
 		if err := step(); err != nil {
 			return nil, err

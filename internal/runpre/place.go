@@ -3,6 +3,7 @@ package runpre
 import (
 	"debug/elf"
 	"fmt"
+	"slices"
 
 	"hotpatch/elfsym"
 	"hotpatch/internal/fault"
@@ -104,6 +105,14 @@ func (p *Placement) Check(changed []*objfile.Symbol) error {
 		}
 	}
 	return list.ErrOrNil()
+}
+
+// Has reports whether the image has the code of all of some functions, and exactly that.
+func (p *Placement) Has(functions []*objfile.Symbol) bool {
+	return !slices.ContainsFunc(functions, func(y *objfile.Symbol) bool {
+		f := p.m.funcAt(y)
+		return f == nil || p.m.verdict(f).State != Placed
+	})
 }
 
 func (p *Placement) refusal(y *objfile.Symbol, v Verdict) *fault.Error {
