@@ -25,14 +25,13 @@ func (b *rebuilder) unseen(c *intercept.Compile) (because []string) {
 		for _, d := range c.Deps {
 			hit := false
 			switch {
-			case real(d.Path) == real(path):
 			case ch.New:
 				text := b.text(d.Path)
 				hit = filepath.Base(d.Path) == string(name) || text.asks && (d.Sum != "" || bytes.Contains(text.content, name))
 			case d.Sum != "":
 				hit = b.text(d.Path).binary && b.opens.times(path) > 0
 			}
-			if hit {
+			if hit && real(d.Path) != real(path) {
 				because = append(because, path)
 				break
 			}
