@@ -100,7 +100,7 @@ func FromDebian(ctx context.Context, r Request, d Debian) (*Result, error) {
 			b.Debug = append(b.Debug, p.Kept)
 		}
 	}
-	result, err := patch(ctx, r, report, tell)
+	result, err := patch(ctx, r, report, newLines(req).same, tell)
 	if result != nil {
 		result.Package = said
 	}

@@ -103,7 +103,7 @@ func compare(r Request, tell func(string, ...any)) ([]*candidate, error) {
 	var errs []error
 	for _, p := range r.Pairs {
 		tell("comparing %s", filepath.Base(p.Post))
-		d, err := compareOne(r, p, "")
+		d, err := compareOne(r, p, "", nil)
 		switch {
 		case err != nil:
 			errs = append(errs, err)
@@ -120,9 +120,9 @@ func compare(r Request, tell func(string, ...any)) ([]*candidate, error) {
 	return list, nil
 }
 
-// compareOne compares two objects. If a build has made both, output is what it calls them, and what the
-// change leaves alone has the same line number in both.
-func compareOne(r Request, p Pair, output string) (*objdiff.Diff, error) {
+// compareOne compares two objects. If a build has made both, output is what it calls them, and sameLine
+// says what is known of the lines of the source.
+func compareOne(r Request, p Pair, output string, sameLine func(string, int) bool) (*objdiff.Diff, error) {
 	pre, err := objfile.Open(p.Pre)
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func compareOne(r Request, p Pair, output string) (*objdiff.Diff, error) {
 	if output != "" {
 		pre.Path, post.Path = output, output
 	}
-	return objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow, SameLines: output != ""})
+	return objdiff.Compare(pre, post, objdiff.Options{Allow: r.Allow, SameLine: sameLine})
 }
 
 // finish makes the patch of all that has changed.

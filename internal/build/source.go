@@ -71,7 +71,7 @@ func FromSource(ctx context.Context, r Request, s Source) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return patch(ctx, r, report, tell)
+	return patch(ctx, r, report, newLines(req).same, tell)
 }
 
 // sourceTree gives the real path of a source tree that can be copied.
@@ -91,7 +91,7 @@ func sourceTree(dir, work string) (string, error) {
 }
 
 // patch makes a patch out of what was compiled.
-func patch(ctx context.Context, r Request, report *rebuild.Report, tell func(string, ...any)) (*Result, error) {
+func patch(ctx context.Context, r Request, report *rebuild.Report, sameLine func(string, int) bool, tell func(string, ...any)) (*Result, error) {
 	result := &Result{File: r.Out, Name: r.Meta.Name, Version: r.Meta.Version, Replaced: []Function{}}
 	result.Source = &Rebuilt{Compiled: report.Compiled, Again: report.Again, Units: []Unit{}, Elsewhere: []Unit{}, Unread: report.Unread}
 	for _, u := range report.Elsewhere {
@@ -101,7 +101,7 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, tell func(str
 	var errs []error
 	for i := range report.Units {
 		u := &report.Units[i]
-		d, err := compareOne(r, Pair{u.Pre, u.Post}, u.Output)
+		d, err := compareOne(r, Pair{u.Pre, u.Post}, u.Output, sameLine)
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -274,6 +274,48 @@ func TestSource(t *testing.T) {
 			t.Errorf("a function that has only moved is replaced\n%v", r)
 		}
 	})
+	t.Run("static variables of one name", func(t *testing.T) {
+		t.Parallel()
+		// Each is known by its line if there is no other like it.
+		first, second := "\t{\n\t\tstatic int n; // once\n\t\tn += 1;\n\t\tr += n;\n\t}\n", "\t{\n\t\tstatic int n; // a hundred times\n\t\tn += 100;\n\t\tr += n * 1000;\n\t}\n"
+		begin, end := "#include \"bounds.h\"\n#include <stdio.h>\nint answer(int x) {\n\tint r = 0;\n\tif (bounded(x) < -12345)\n\t\tputs(\"much less than that\");\n", "\treturn r;\n}\n"
+		p := makeProject().with("answer.c", begin+first+second+end)
+		change := func(text string) (*testtarget.Process, testtarget.Result, string) {
+			t.Helper()
+			program, image := p.base(t)
+			r, patch := p.buildSource(t, image, p.patch(t, "answer.c", p.files["answer.c"], text))
+			return testtarget.Start(t, program), r, patch
+		}
+		q, r, patch := change(begin + "\tif (x < 0)\n\t\treturn 0;\n\tr += 7;\n" + first + second + end)
+		if r.Exit != 0 {
+			t.Fatalf("%v", r)
+		}
+		is := func(want string) {
+			t.Helper()
+			if got := q.Ask("5000", "^5000 -> "); got != "5000 -> "+want {
+				t.Errorf("it says %q, want %q", got, want)
+			}
+		}
+		is("100001 1000")
+		apply(t, q.PID(), patch)
+		is("200009 1000")
+		revert(t, q.PID(), "fix")
+		is("300003 1000")
+		q.Healthy(t)
+		q, r, patch = change(begin + "\tr += 5;\n" + second + first + end) // the blocks change places
+		if r.Exit != 0 {
+			t.Fatalf("%v", r)
+		}
+		is("100001 1000")
+		apply(t, q.PID(), patch)
+		is("200007 1000")
+		q.Healthy(t)
+		alike := func(s string) string { return strings.NewReplacer(" // once", "", " // a hundred times", "").Replace(s) }
+		p = p.with("answer.c", alike(p.files["answer.c"]))
+		if _, r, _ := change(alike(begin + "\tr += 5;\n" + second + first + end)); r.Exit != 4 || !strings.Contains(r.Stderr, "[ambiguous-static]") {
+			t.Errorf("%v", r)
+		}
+	})
 	t.Run("new function and header", func(t *testing.T) {
 		t.Parallel()
 		makeProject().fixed(t, "1000%d 1000", "7%d 1000", "answer.c", "static int calls;", "#include \"more.h\"\nstatic int calls;",

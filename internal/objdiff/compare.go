@@ -41,7 +41,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 		children:   make(map[*objfile.Object]map[codePlace][]*objfile.Symbol),
 		debug:      make(map[*objfile.Object]*debugInfo),
 	}
-	d.sameLines = o.SameLines
+	d.sameLine = o.SameLine
 	for _, name := range o.Allow {
 		d.allow[name] = true
 	}

@@ -15,7 +15,7 @@ type differ struct {
 	pre, post *objfile.Object
 	allow     map[string]bool
 	out       *Diff
-	sameLines bool
+	sameLine  func(file string, line int) bool
 
 	twin       map[*objfile.Symbol]*objfile.Symbol // post to pre
 	rev        map[*objfile.Symbol]*objfile.Symbol // pre to post

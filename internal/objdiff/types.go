@@ -80,9 +80,9 @@ type Options struct {
 	// Allow has names of overrides: see Overrides.
 	Allow []string
 
-	// SameLines says that what the change leaves alone has the same line number in both
-	// builds.
-	SameLines bool
+	// SameLine says of a line that it is the same in both states of the source, under the same
+	// number, and not to be taken for another. nil: nothing is known of lines.
+	SameLine func(file string, line int) bool
 }
 
 // The names of overrides.

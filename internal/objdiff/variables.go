@@ -96,36 +96,36 @@ func (i *debugInfo) aggregate(off dwarf.Offset) *entry {
 	return nil
 }
 
-// claimByLine pairs the static variables of one name in one function, or some of them, by the
-// lines on which they are declared, which a change does not move where lines are the same in both
-// builds. Two that are left over continue each other if they look alike. It reports
-// whether the lines tell anything.
+// claimByLine pairs the static variables of one name that a function has before and after, or some
+// of them, by the lines on which they are declared. Two that are left over continue each other if
+// they look alike. It reports whether the lines tell anything.
 func (d *differ) claimByLine(x, y []*objfile.Symbol, claim func(a, b *objfile.Symbol)) bool {
 	before, ok := d.lines(d.pre, x)
 	after, ok2 := d.lines(d.post, y)
-	if !d.sameLines || !ok || !ok2 {
+	if !ok || !ok2 {
 		return false
 	}
 	var restX, restY []*objfile.Symbol
 	for i, a := range x {
-		if k := slices.Index(after, before[i]); k >= 0 {
+		if k := slices.Index(after, before[i]); k >= 0 && before[i] != "" {
 			claim(a, y[k])
 		} else {
 			restX = append(restX, a)
 		}
 	}
 	for k, b := range y {
-		if !slices.Contains(before, after[k]) {
+		if after[k] == "" || !slices.Contains(before, after[k]) {
 			restY = append(restY, b)
 		}
 	}
 	if len(restX) == 1 && len(restY) == 1 && onlyLike(restX[0], restY) != nil {
 		claim(restX[0], restY[0])
 	}
-	return true
+	return len(restX) < len(x)
 }
 
-// lines gives the lines on which variables are declared, if they are known and all different.
+// lines gives the lines on which variables are declared, or "" where the line does not tell. ok is
+// false if two are on one line.
 func (d *differ) lines(o *objfile.Object, list []*objfile.Symbol) (lines []string, ok bool) {
 	i := d.full(o)
 	for _, y := range list {
@@ -136,11 +136,11 @@ func (d *differ) lines(o *objfile.Object, list []*objfile.Symbol) (lines []strin
 			}
 			n = i.entries[n.origin]
 		}
-		if n == nil || n.line == 0 || n.tag != dwarf.TagVariable {
-			return nil, false
+		at := ""
+		if n != nil && n.line != 0 && n.tag == dwarf.TagVariable && d.sameLine != nil && d.sameLine(n.file, n.line) {
+			at = location(n.file, n.line)
 		}
-		at := location(n.file, n.line)
-		if slices.Contains(lines, at) {
+		if at != "" && slices.Contains(lines, at) {
 			return nil, false
 		}
 		lines = append(lines, at)
