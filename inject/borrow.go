@@ -85,7 +85,7 @@ func (l *Loader) candidates() ([]candidate, error) {
 		return nil, &fault.Error{
 			Kind: fault.Busy, Code: "no-thread",
 			What: "cannot prepare the process", Why: "it has no thread that is running or sleeping",
-			Hint: "a process stopped by a signal must be continued (SIGCONT) first",
+			Hint: "a process that is stopped by a signal must be continued first (SIGCONT), and one in a frozen cgroup thawed",
 		}
 	}
 	return list, nil
