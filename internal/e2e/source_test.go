@@ -310,7 +310,9 @@ func TestSource(t *testing.T) {
 		apply(t, q.PID(), patch)
 		is("200007 1000")
 		q.Healthy(t)
-		alike := func(s string) string { return strings.NewReplacer(" // once", "", " // a hundred times", "").Replace(s) }
+		alike := func(s string) string {
+			return strings.NewReplacer(" // once", "", " // a hundred times", "").Replace(s)
+		}
 		p = p.with("answer.c", alike(p.files["answer.c"]))
 		if _, r, _ := change(alike(begin + "\tr += 5;\n" + second + first + end)); r.Exit != 4 || !strings.Contains(r.Stderr, "[ambiguous-static]") {
 			t.Errorf("%v", r)

@@ -130,7 +130,7 @@ func TestAmbiguous(t *testing.T) {
 	}
 	run(t, dir, "gcc", "-O2", "-fPIE", "-ffunction-sections", "-c", "h.c", "-o", "h.o")
 	_, err = place(t, l.stripped, filepath.Join(dir, "h.o"))
-	wantCode(t, err, "different-source")
+	wantCode(t, err, "ambiguous-code")
 }
 
 // TestDebugFile takes the symbols from a separate file, and refuses another's.
