@@ -299,8 +299,13 @@ func qualified(n *entry) string {
 
 // resolve follows an entry to the one that has its name.
 func (i *debugInfo) resolve(n *entry) *entry {
+	return i.follow(n, func(n *entry) bool { return n.line != 0 && n.name != "" })
+}
+
+// follow goes from an entry to those that it completes, up to one that is wanted, or the last one.
+func (i *debugInfo) follow(n *entry, wanted func(*entry) bool) *entry {
 	for range 10 {
-		if n == nil || n.line != 0 && n.name != "" || n.origin == 0 {
+		if n == nil || wanted(n) || n.origin == 0 {
 			break
 		}
 		n = i.entries[n.origin]

@@ -52,13 +52,7 @@ func (i *debugInfo) variable(y *objfile.Symbol) *entry {
 
 // typed follows a variable's entry to the one that has its type.
 func (i *debugInfo) typed(n *entry) *entry {
-	for range 10 {
-		if n == nil || n.typ != 0 || n.origin == 0 {
-			break
-		}
-		n = i.entries[n.origin]
-	}
-	if n == nil || n.typ == 0 {
+	if n = i.follow(n, func(n *entry) bool { return n.typ != 0 }); n == nil || n.typ == 0 {
 		return nil
 	}
 	return n
@@ -129,13 +123,7 @@ func (d *differ) claimByLine(x, y []*objfile.Symbol, claim func(a, b *objfile.Sy
 func (d *differ) lines(o *objfile.Object, list []*objfile.Symbol) (lines []string, ok bool) {
 	i := d.full(o)
 	for _, y := range list {
-		n := i.byPlace[codePlace{y.Section, y.Value}]
-		for range 10 {
-			if n == nil || n.line != 0 || n.origin == 0 {
-				break
-			}
-			n = i.entries[n.origin]
-		}
+		n := i.follow(i.byPlace[codePlace{y.Section, y.Value}], func(n *entry) bool { return n.line != 0 })
 		at := ""
 		if n != nil && n.line != 0 && n.tag == dwarf.TagVariable && d.sameLine != nil && d.sameLine(n.file, n.line) {
 			at = location(n.file, n.line)

@@ -45,15 +45,21 @@ func Compare(ctx context.Context, before, after, store string) ([]Change, error)
 		}
 		list = append(list, c)
 	}
+	list = append(list, deleted(was, now)...)
+	if len(list) == 0 {
+		return nil, emptyPatch()
+	}
+	return list, nil
+}
+
+// deleted gives the files that are no longer there.
+func deleted(was, now map[string]file) (list []Change) {
 	for _, rel := range slices.Sorted(maps.Keys(was)) {
 		if _, still := now[rel]; !still && !was[rel].mode.IsDir() {
 			list = append(list, Change{Path: rel})
 		}
 	}
-	if len(list) == 0 {
-		return nil, emptyPatch()
-	}
-	return list, nil
+	return list
 }
 
 // same reports whether two files are.

@@ -60,11 +60,7 @@ func Changes(ctx context.Context, original, tree, store string, patches []Patch)
 		}
 		list = append(list, c)
 	}
-	for _, rel := range slices.Sorted(maps.Keys(before)) {
-		if _, still := after[rel]; !still && !before[rel].mode.IsDir() {
-			list = append(list, Change{Path: rel})
-		}
-	}
+	list = append(list, deleted(before, after)...)
 	if len(list) == 0 {
 		return nil, emptyPatch()
 	}
