@@ -41,6 +41,9 @@ type Agent struct {
 	dead     bool
 	tls      uint64    // thread-local storage made by becomeThread, or 0
 	deadline time.Time // for everything that it is asked; zero: none
+	abandon  []Call    // what OnAbandon has said
+
+	separated bool // it has file descriptors of its own, see separate
 }
 
 // Start makes an agent in the process: it borrows one thread once, or twice if
@@ -116,6 +119,10 @@ func (a *Agent) await() error {
 			return nil
 		}
 		if le.Uint64(b[dGone-dDone:]) != 0 {
+			// It says that it has done its last batch just before that it is gone.
+			if done, err := read64(l.mem, d+dDone); err == nil && done == a.command {
+				return nil
+			}
 			a.dead = true
 			return l.noAgent("the agent ended before it was told to")
 		}
@@ -177,17 +184,17 @@ var ErrBatch = errors.New("too many calls in one batch")
 
 // Do makes the calls one after the other and gives their results (for C
 // functions that return int, only the low 32 bits mean anything).
-func (a *Agent) Do(calls ...Call) ([]uint64, error) { return a.do(0, calls) }
+func (a *Agent) Do(calls ...Call) ([]uint64, error) { return a.do(false, calls) }
 
-func (a *Agent) do(quit uint64, calls []Call) ([]uint64, error) {
-	if err := a.ask(quit, calls); err != nil {
+func (a *Agent) do(last bool, calls []Call) ([]uint64, error) {
+	if err := a.ask(last, calls); err != nil {
 		return nil, err
 	}
 	return a.results(len(calls))
 }
 
-// ask gives the agent a batch of calls.
-func (a *Agent) ask(quit uint64, calls []Call) error {
+// ask gives the agent a batch of calls, which may be its last one.
+func (a *Agent) ask(last bool, calls []Call) error {
 	if a.dead {
 		return a.l.noAgent("the agent has ended")
 	}
@@ -202,15 +209,14 @@ func (a *Agent) ask(quit uint64, calls []Call) error {
 	if err := a.l.mem.WriteAt(b, d+dCalls); err != nil {
 		return err
 	}
+	a.command++
 	var w [8]byte
-	if quit != 0 {
-		put64(w[:], 0, quit)
+	put64(w[:], 0, a.command)
+	if last {
 		if err := a.l.mem.WriteAt(w[:], d+dQuit); err != nil {
 			return err
 		}
 	}
-	a.command++
-	put64(w[:], 0, a.command)
 	return a.l.mem.WriteAt(w[:], d+dCommand)
 }
 
@@ -235,7 +241,7 @@ func (a *Agent) Close() error {
 	if a.dead {
 		return nil
 	}
-	_, err := a.do(1, a.ceaseThread())
+	_, err := a.do(true, a.ceaseThread())
 	a.dead = true
 	if err != nil {
 		return err

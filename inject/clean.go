@@ -60,6 +60,9 @@ func (l *Loader) clearBelow(tid int, th *ptrace.Thread) error {
 			stack = m
 		}
 	}
+	if lowest := l.region.Base + tpOffset + tcbSize; stack.Start < lowest && lowest <= th.Regs.Rsp && th.Regs.Rsp <= l.region.Base+regionSize {
+		stack.Start = lowest // the worker's, in the mapping that holds what it works with
+	}
 	end := (th.Regs.Rsp - redZone) &^ 7
 	if stack.End == 0 || end <= stack.Start {
 		return nil

@@ -74,11 +74,10 @@ func (l *Loader) dismiss(tcbTID uint64) error {
 			return false, err
 		}
 		var w [8]byte
-		put64(w[:], 0, 1)
+		put64(w[:], 0, le.Uint64(b[dCommand:])+1)
 		if err := l.mem.WriteAt(w[:], d+dQuit); err != nil {
 			return false, err
 		}
-		put64(w[:], 0, le.Uint64(b[dCommand:])+1)
 		return false, l.mem.WriteAt(w[:], d+dCommand)
 	})
 }

@@ -23,7 +23,7 @@ func (a *Agent) steer(open Call, file *unix.Stat_t, at uint64) ([]uint64, error)
 		return nil, a.l.late("its thread does not stop")
 	}
 	if err == nil {
-		err = a.ask(0, []Call{open})
+		err = a.ask(false, []Call{open})
 	}
 	if err == nil {
 		err = a.follow(th, file, at)

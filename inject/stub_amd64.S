@@ -1,5 +1,5 @@
-# The code that hotpatch runs inside a target. scripts/gen-stub assembles it
-# into stub_amd64.go; a test fails when the two differ.
+# The code that hotpatch runs inside a target. `go test . -run TestStubIsCurrent -update`
+# assembles it into stub_amd64.go; that test fails when the two differ.
 #
 # Two rules hold for everything that runs on a borrowed thread:
 #   - it changes nothing that it does not restore: no stack, no flags (only mov,
@@ -99,7 +99,7 @@ boot_end:
 	.set LONG_TIME, D+0x100			# and later
 	.set COMMAND, D+0x110			# number of the newest batch of calls
 	.set DONE, D+0x118			# number of the newest batch that is done
-	.set QUIT, D+0x120			# not 0: end after this batch
+	.set QUIT, D+0x120			# number of the batch after which to end, or 0
 	.set GONE, D+0x128			# 1: ended as told, 2: ended because nobody told it anything
 	.set SHORT_NAPS, D+0x130
 	.set LONG_NAPS, D+0x138
@@ -217,9 +217,9 @@ agent_main:
 	mov	r13, [rip+COMMAND]
 	call	run_calls
 	mov	[rip+DONE], r13
-	mov	rax, [rip+QUIT]
-	test	rax, rax
-	jnz	8f
+	mov	rax, [rip+QUIT]			# of a batch to come, it may be, once DONE is told
+	cmp	rax, r13
+	je	8f
 	lea	rbx, [rip+SHORT_TIME]
 	mov	r12, [rip+SHORT_NAPS]
 	call	nap
