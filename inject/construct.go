@@ -252,6 +252,9 @@ func (a *Agent) Construct(lib *Library) error {
 		}
 		return nil
 	}
+	if err := a.join(); err != nil {
+		return err
+	}
 	_, threw, what, err := a.guarded(calls)
 	if err != nil {
 		return err
@@ -269,6 +272,9 @@ func (a *Agent) Construct(lib *Library) error {
 // Hook calls a function of a patch that takes nothing and returns an int. Fault
 // "hook" (Failed) if it throws.
 func (a *Agent) Hook(addr uint64) (int32, error) {
+	if err := a.join(); err != nil {
+		return 0, err
+	}
 	res, threw, what, err := a.guarded([]Call{{Fn: addr}})
 	if err != nil {
 		return 0, err

@@ -77,6 +77,9 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 		return nil, err
 	}
 
+	if err := a.separate(image); err != nil {
+		return nil, err
+	}
 	fd, path, err := a.deliver(name, data, serial)
 	if err != nil {
 		return nil, err
@@ -113,6 +116,9 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	lib.Handle = res[0]
 	if lib.Handle == 0 {
 		why := strings.ReplaceAll(a.loaderError(), path, name)
+		if err := a.unmapRests(&fd.id); err != nil {
+			return nil, err
+		}
 		if !a.holds(fd) {
 			return nil, a.closedMeanwhile(int64(fd.fd))
 		}
@@ -145,6 +151,28 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	return lib, nil
 }
 
+// unmapRests unmaps what a loader that has failed has left of the file: glibc 2.36 keeps
+// what it has mapped when it cannot map the next segment.
+func (a *Agent) unmapRests(file *unix.Stat_t) error {
+	maps, err := a.l.proc.Maps()
+	if err != nil {
+		return err
+	}
+	for _, m := range maps {
+		if mappedFrom(m, file) {
+			if err := a.Unmap(m.Start, m.End-m.Start); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// mappedFrom reports whether a mapping is of a file.
+func mappedFrom(m procfs.Map, file *unix.Stat_t) bool {
+	return m.Inode == file.Ino && m.DevMajor == unix.Major(file.Dev) && m.DevMinor == unix.Minor(file.Dev)
+}
+
 const rtldNow = 2 // RTLD_NOW of <dlfcn.h>; RTLD_LOCAL is 0
 
 // withoutThreads refuses libraries that need one which is not mapped, in a
@@ -152,17 +180,11 @@ const rtldNow = 2 // RTLD_NOW of <dlfcn.h>; RTLD_LOCAL is 0
 // threads, and calls a null pointer when it has to change what an already loaded
 // library sees; and libpthread itself would take the agent for the main thread.
 func (l *Loader) withoutThreads(name string, needed []string) error {
-	mapped := make(map[string]bool)
-	for _, m := range l.space.Modules {
-		mapped[m.Soname()] = true
-	}
-	for _, n := range needed {
-		if !mapped[n] {
-			return &fault.Error{
-				Kind: fault.Unfit, Code: "new-library", What: "cannot load " + name,
-				Why:  fmt.Sprintf("it needs %s, which the program has not loaded, and the program has no thread library (libpthread), without which its C library cannot add others safely", n),
-				Hint: "link the patch only with libraries that the program has (-Wl,--as-needed)",
-			}
+	if n := l.notMapped(needed); n != "" {
+		return &fault.Error{
+			Kind: fault.Unfit, Code: "new-library", What: "cannot load " + name,
+			Why:  fmt.Sprintf("it needs %s, which the program has not loaded, and the program has no thread library (libpthread), without which its C library cannot add others safely", n),
+			Hint: "link the patch only with libraries that the program has (-Wl,--as-needed)",
 		}
 	}
 	return nil
@@ -311,9 +333,8 @@ func (a *Agent) locate(lib *Library, im *elfsym.Image, by uint64, st *unix.Stat_
 	if err != nil {
 		return err
 	}
-	major, minor := unix.Major(st.Dev), unix.Minor(st.Dev)
 	for _, m := range maps {
-		if m.Inode != st.Ino || m.DevMajor != major || m.DevMinor != minor {
+		if !mappedFrom(m, st) {
 			continue
 		}
 		if lib.Lo == 0 {
@@ -351,6 +372,7 @@ func (a *Agent) locate(lib *Library, im *elfsym.Image, by uint64, st *unix.Stat_
 
 // OnAbandon says what the agent does when nobody asks it for anything any more.
 func (a *Agent) OnAbandon(calls ...Call) error {
+	a.abandon = calls
 	b := make([]byte, callSize*(len(calls)+1))
 	// The end mark first, then from the last call to the first: the list is
 	// valid at every moment.

@@ -3,8 +3,6 @@ package inject
 import (
 	"bytes"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
 	"hotpatch/elfsym"
@@ -65,16 +63,11 @@ func Prepare(p *procfs.Proc, mem *procfs.Mem, space *elfsym.Space) (*Loader, err
 // confined to one arena: it uses that arena without a lock, and the agent would
 // use it too.
 func (l *Loader) oneArena() error {
-	f, err := l.proc.OpenRel("environ", os.O_RDONLY)
+	env, err := l.proc.Environ()
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	env, err := io.ReadAll(io.LimitReader(f, 4<<20))
-	if err != nil {
-		return fmt.Errorf("read the environment: %w", err)
-	}
-	for _, v := range bytes.Split(env, []byte{0}) {
+	for _, v := range env {
 		if bytes.HasPrefix(v, []byte("MALLOC_ARENA_MAX=")) || bytes.HasPrefix(v, []byte("GLIBC_TUNABLES=")) && bytes.Contains(v, []byte("arena_max")) {
 			return &fault.Error{
 				Kind: fault.NoAccess, Code: "one-arena", What: "cannot load a library into the process", Where: string(v),

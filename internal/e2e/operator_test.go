@@ -668,6 +668,44 @@ func TestTargetWithoutDescriptors(t *testing.T) {
 	}
 }
 
+// TestPatchKeepsDescriptors: what a patch opens in a constructor or a hook is the
+// program's, and what its loading needs is not.
+func TestPatchKeepsDescriptors(t *testing.T) {
+	t.Parallel()
+	patch := testtarget.Build(t, testtarget.Spec{Name: "keeps.so", Shared: true, Flags: []string{"-O1"}, Files: map[string]string{"keeps.c": `
+#include "hotpatch.h"
+#include <fcntl.h>
+#include <unistd.h>
+HOTPATCH_NAME("keeps", 1)
+static int early = -1, late = -1;
+__attribute__((constructor)) static void opens(void) { early = open("/proc/self/status", O_RDONLY); }
+static int opens_too(void) { return late = open("/proc/self/maps", O_RDONLY), late < 0; }
+HOTPATCH_BEFORE_APPLY(opens_too)
+static int closes(void) { return close(late); }
+HOTPATCH_AFTER_REVERT(closes)
+long add_one(long x);
+long add_one(long x) {
+	char b[6];
+	return x + (pread(early, b, 6, 0) == 6 && b[0] == 'N') + 1000 * (pread(late, b, 6, 0) == 6);
+}
+`}})
+	p := calculator(t)
+	count := resourcesOf(t, p.PID()).descriptors
+	for range 3 {
+		apply(t, p.PID(), patch)
+		answers(t, p, "add_one", 5, 1006)
+		if now := resourcesOf(t, p.PID()).descriptors; now != count+2 {
+			t.Errorf("there are %d descriptors, want %d", now, count+2)
+		}
+		revert(t, p.PID())
+		answers(t, p, "add_one", 5, 6)
+		if now := resourcesOf(t, p.PID()).descriptors; now != count+1 { // the library stays, and its constructor does not run again
+			t.Errorf("there are %d descriptors, want %d", now, count+1)
+		}
+	}
+	p.Healthy(t)
+}
+
 // limitFor gives the limit of open files with which a process can open so many
 // more. It may have inherited some, and so have gaps.
 func limitFor(t *testing.T, pid, more int) uint64 {

@@ -207,6 +207,20 @@ func (p *Proc) Auxv() ([]byte, error) {
 	return data, nil
 }
 
+// Environ reads the environment that the program was started with, as it stands in its
+// memory now: NAME=value, without the zero bytes between.
+func (p *Proc) Environ() ([][]byte, error) {
+	var data []byte
+	err := p.live(func(dir string) (err error) {
+		data, err = p.read(dir+"environ", 4<<20)
+		return err
+	})
+	if err != nil {
+		return nil, p.noMemory("read the environment", err)
+	}
+	return bytes.Split(data, []byte{0}), nil
+}
+
 // StartTime gives the time at which the process started, in clock ticks since
 // boot: field 22 of proc_pid_stat(5). A number that is used again for another
 // process has another start time.

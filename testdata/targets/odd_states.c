@@ -11,6 +11,7 @@
 //	                nest (SA_NODEFER) and disarm their stack (SS_AUTODISARM)
 //	setuid          all threads change their user all the time, and back
 //	closes          closes every descriptor all the time, and opens a file of its own
+//	full            has no file descriptor left
 //	filters N       forbids nearly everything to all its threads (seccomp) after N us, or
 //	                if N is -1 when it is told so by "f"
 //	small-stacks    threads have stacks of 16 KiB if nobody says otherwise
@@ -433,6 +434,9 @@ int main(int argc, char **argv) {
 		begin(sleeps, 0);
 	} else if (IS("closes")) {
 		begin(closes, 0);
+	} else if (IS("full")) {
+		while (dup(0) >= 0)
+			;
 	} else if (IS("small-stacks")) {
 		pthread_attr_t attr;
 		pthread_attr_init(&attr);
