@@ -215,10 +215,10 @@ func (c *command) end(t testing.TB) testtarget.Result {
 	t.Helper()
 	watchdog := time.AfterFunc(2*time.Minute, c.kill)
 	defer watchdog.Stop()
-	_ = c.cmd.Wait() // the exit status is looked at below
+	err := c.cmd.Wait() // the exit status is looked at below
 	state := c.cmd.ProcessState
 	if state == nil {
-		t.Fatalf("%v was not waited for", c.cmd)
+		t.Fatalf("wait for %v: %v", c.cmd, err)
 	}
 	r := testtarget.Result{Args: c.cmd.Args[1:], Stdout: c.stdout.String(), Stderr: c.stderr.String(), Exit: state.ExitCode()}
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {

@@ -32,7 +32,7 @@ func killAt(t *testing.T, n int, made bool, args ...string) (killed bool) {
 	runtime.LockOSThread() // the thread is the tracer
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command(testtarget.Hotpatch(t), args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,8 @@ func killAt(t *testing.T, n int, made bool, args ...string) (killed bool) {
 	calls := 0
 	for {
 		var ws unix.WaitStatus
-		tid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOTHREAD, nil)
+		// Only the threads of this hotpatch: the thread may have begun commands of other tests.
+		tid, err := unix.Wait4(-pid, &ws, unix.WALL|unix.WNOTHREAD, nil)
 		if err == unix.EINTR {
 			continue
 		}
