@@ -4,10 +4,63 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 var randomLiteral = regexp.MustCompile(`\b[0-9]+u\b`)
+
+// folded reports whether the change writes a part of a static variable that nothing has
+// written: compilers put its value into the old code, so after a revert that does not know
+// what has been written, and rightly so.
+func (p *randomProgram) folded() bool {
+	was, is := p.reached(before), p.reached(after)
+	return slices.ContainsFunc(p.vars, func(v *randomVar) bool {
+		if !v.static || !v.in[before] {
+			return false
+		}
+		parts := []string{""}
+		if v.sort == "pair" {
+			parts = []string{`\.x`, `\.y`}
+		}
+		return slices.ContainsFunc(parts, func(part string) bool {
+			// What was written under a condition may never have been.
+			writes := fmt.Sprintf(`@v%d@%s(\[[^;]*\])? [+^]?= `, v.id, part)
+			return !regexp.MustCompile(`(?m)^`+statementStart+writes).MatchString(was) && regexp.MustCompile(writes).MatchString(is)
+		})
+	})
+}
+
+// statementStart is in front of each statement of a function that is in no other one.
+const statementStart = "; "
+
+// reached gives the text of all functions of a version that the program can come to.
+func (p *randomProgram) reached(version int) string {
+	var all strings.Builder
+	seen := make(map[string]bool)
+	var visit func(text string)
+	visit = func(text string) {
+		all.WriteString(text)
+		for _, m := range randomToken.FindAllStringSubmatch(text, -1) {
+			if seen[m[0]] || m[1] != "v" && m[1] != "f" {
+				continue
+			}
+			seen[m[0]] = true
+			id, _ := strconv.Atoi(m[2])
+			if m[1] == "v" {
+				visit(p.vars[id].init)
+			} else {
+				visit(statementStart + strings.Join(p.funcs[id].body[version], "\n"+statementStart) + "\n")
+			}
+		}
+	}
+	for _, f := range p.funcs {
+		if f.entry {
+			visit(fmt.Sprintf("@f%d@", f.id))
+		}
+	}
+	return all.String()
+}
 
 // edit makes one change.
 func (p *randomProgram) edit() {
@@ -46,18 +99,18 @@ func (p *randomProgram) edit() {
 	case 6:
 		if f.unit >= 0 {
 			v := p.addVar(f.unit, f, false)
-			insert(p.write(v, "r", "a", true) + "\nr += " + p.read(v, "r") + ";")
+			insert(p.write(f, v, "r", "a", true) + "\nr += " + p.read(f, v, "r") + ";")
 			note("new static local " + v.name)
 		}
 	case 7:
 		if f.unit >= 0 {
 			v := p.addVar(f.unit, nil, false)
-			insert(p.write(v, "r", "a", true) + "\nr += " + p.read(v, "r") + ";")
+			insert(p.write(f, v, "r", "a", true) + "\nr += " + p.read(f, v, "r") + ";")
 			note("new " + v.sort + " " + v.name)
 		}
 	case 8, 9:
 		if f.unit >= 0 {
-			g := p.addFunc(f.unit, false, false)
+			g := p.addFunc(f.unit, false, false, f.id)
 			insert(p.callOf(f, g, true))
 			note("new function " + g.name)
 		}

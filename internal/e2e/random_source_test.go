@@ -64,6 +64,7 @@ type randomFunc struct {
 	entry    bool // called by the program
 	pointed  bool // its address is taken
 	more     bool // it has one more parameter after the change
+	below    int  // it calls only functions with a smaller id, so nothing calls itself
 	cost     int
 }
 
@@ -88,7 +89,7 @@ func newRandomProgram(seed uint64, cxx, all bool) *randomProgram {
 		if i < n-4 && p.IntN(8) == 0 {
 			unit = -1
 		}
-		p.addFunc(unit, i >= n-4, true)
+		p.addFunc(unit, i >= n-4, true, i)
 	}
 	for _, v := range p.vars {
 		f := v.owner
@@ -199,7 +200,7 @@ func (p *randomProgram) readAll(f *randomFunc, v *randomVar) {
 	case "function":
 		return // others call by it
 	default:
-		s = fmt.Sprintf("r = mix(r, %s);", p.read(v, "r"))
+		s = fmt.Sprintf("r = mix(r, %s);", p.read(f, v, "r"))
 	}
 	f.body[before] = append(f.body[before], s)
 }
@@ -258,9 +259,9 @@ func (p *randomProgram) addTable(unit int) *randomTable {
 	return c
 }
 
-// addFunc adds a function that can call those before it.
-func (p *randomProgram) addFunc(unit int, entry, old bool) *randomFunc {
-	f := &randomFunc{id: len(p.funcs), unit: unit, entry: entry && unit >= 0, in: [2]bool{old, true}, params: 1 + p.IntN(3)}
+// addFunc adds a function that can call those with an id below the given one.
+func (p *randomProgram) addFunc(unit int, entry, old bool, below int) *randomFunc {
+	f := &randomFunc{id: len(p.funcs), unit: unit, below: below, entry: entry && unit >= 0, in: [2]bool{old, true}, params: 1 + p.IntN(3)}
 	f.sort = pick(p, "u32", "u32", "u32", "u32", "u64", "double", "pair", "out", "varargs")
 	switch {
 	case f.entry:
@@ -313,7 +314,7 @@ func (p *randomProgram) twinBody(f *randomFunc) *randomFunc {
 	if p.IntN(6) > 0 || f.unit < 0 {
 		return nil
 	}
-	for _, g := range p.funcs[:f.id] {
+	for _, g := range p.funcs[:f.below] {
 		owns := slices.ContainsFunc(p.vars, func(v *randomVar) bool { return v.owner == g })
 		if g.unit == f.unit && g.sort == f.sort && g.params == f.params && !owns {
 			return g

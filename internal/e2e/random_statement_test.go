@@ -35,7 +35,7 @@ func (p *randomProgram) expr(f *randomFunc, depth int, fresh bool) string {
 		}
 	case 6, 7:
 		if v := p.usable(f, fresh); v != nil {
-			return p.read(v, e())
+			return p.read(f, v, e())
 		}
 	case 8:
 		return fmt.Sprintf("text(%q)", pick(p, "red", "green", "blue", "rather long, this one")+pick(p, "", "", "er"))
@@ -64,7 +64,7 @@ func (p *randomProgram) usable(f *randomFunc, fresh bool) *randomVar {
 	return pick(p, list...)
 }
 
-func (p *randomProgram) read(v *randomVar, e string) string {
+func (p *randomProgram) read(f *randomFunc, v *randomVar, e string) string {
 	switch v.sort {
 	case "array":
 		return fmt.Sprintf("@v%d@[%s & 0x7]", v.id, e)
@@ -75,7 +75,7 @@ func (p *randomProgram) read(v *randomVar, e string) string {
 	case "pointer":
 		return fmt.Sprintf("*@v%d@", v.id)
 	case "function":
-		if g := p.pointee(v.unit); g != nil && v.unit >= 0 {
+		if g := p.pointee(f.unit); g != nil {
 			return fmt.Sprintf("(u32)(@v%d@ == @f%d@)", v.id, g.id)
 		}
 		return "3u"
@@ -90,7 +90,7 @@ func (p *randomProgram) statement(f *randomFunc, depth int, fresh bool) string {
 	switch p.IntN(20) {
 	case 0, 1, 2, 3:
 		if v := p.usable(f, fresh); v != nil {
-			return p.write(v, e(), e(), fresh)
+			return p.write(f, v, e(), e(), fresh)
 		}
 	case 4, 5, 6, 7:
 		if s := p.call(f, fresh); s != "" {
@@ -148,7 +148,7 @@ func (p *randomProgram) statement(f *randomFunc, depth int, fresh bool) string {
 	return fmt.Sprintf("r = mix(r, %s);", e())
 }
 
-func (p *randomProgram) write(v *randomVar, e, e2 string, fresh bool) string {
+func (p *randomProgram) write(f *randomFunc, v *randomVar, e, e2 string, fresh bool) string {
 	if v.still && !fresh {
 		return fmt.Sprintf("r = mix(r, @v%d@);", v.id)
 	}
@@ -160,12 +160,12 @@ func (p *randomProgram) write(v *randomVar, e, e2 string, fresh bool) string {
 	case "double":
 		return fmt.Sprintf("@v%d@ = @v%d@ * 0.5 + %d.25 + (double)(%s & 0xff);", v.id, v.id, p.IntN(9), e)
 	case "pointer":
-		if array := p.varOf(v.unit, "array", fresh); array != nil && v.unit >= 0 && p.IntN(2) == 0 {
+		if array := p.varOf(f.unit, "array", fresh); array != nil && p.IntN(2) == 0 {
 			return fmt.Sprintf("@v%d@ = &@v%d@[%s & 0x7];", v.id, array.id, e)
 		}
 		return fmt.Sprintf("*@v%d@ += %s;", v.id, e)
 	case "function":
-		if g := p.pointee(v.unit); g != nil {
+		if g := p.pointee(f.unit); g != nil {
 			return fmt.Sprintf("if (%s & 1u) @v%d@ = @f%d@;", e, v.id, g.id)
 		}
 		return "r += 4u;"
@@ -178,7 +178,7 @@ func (p *randomProgram) call(f *randomFunc, fresh bool) string {
 	var list []*randomFunc
 	for _, g := range p.funcs {
 		near := g.unit == f.unit || g.unit < 0 || !g.static() && f.unit >= 0
-		if g.id < f.id && near && !g.entry && (g.in[before] || fresh) && g.in[after] && g.cost+f.cost < 400 {
+		if g.id < f.below && near && !g.entry && (g.in[before] || fresh) && g.in[after] && g.cost+f.cost < 400 {
 			list = append(list, g)
 		}
 	}

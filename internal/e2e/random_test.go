@@ -147,7 +147,7 @@ func (r *randomRun) run(seed uint64) string {
 	}
 	target, reference := testtarget.Start(t, program), testtarget.Start(t, filepath.Join(r.dir, "ref", "ref"))
 	step := 0
-	unstored := false // variables may begin with their initial value
+	unstored := false // variables may have another value than in the reference
 	same := func(when string) bool {
 		t.Helper()
 		for range 2 {
@@ -204,6 +204,7 @@ func (r *randomRun) run(seed uint64) string {
 	must(t, "verify", "--pid", pid)
 	revert(t, target.PID(), "fix")
 	version(0)
+	unstored = unstored || p.folded()
 	if !same("reverted") {
 		return "patched, with a variable that was not stored"
 	}
