@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"hotpatch/internal/fault"
+	"hotpatch/internal/lazy"
 )
 
 // Package is a source package that was unpacked.
@@ -59,7 +60,7 @@ func describe(dsc string) (*Package, error) {
 			p.Version = value
 		}
 	}
-	if !packageName.MatchString(p.Name) || !packageVersion.MatchString(p.Version) {
+	if !packageName().MatchString(p.Name) || !packageVersion().MatchString(p.Version) {
 		return nil, &fault.Error{Kind: fault.Usage, Code: "source-unreadable", What: "cannot read the source package", Where: dsc,
 			Why: "it names no source package and version", Hint: "give the .dsc file of a source package"}
 	}
@@ -75,8 +76,8 @@ func describe(dsc string) (*Package, error) {
 
 // Debian Policy 5.6.1 and 5.6.12.
 var (
-	packageName    = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
-	packageVersion = regexp.MustCompile(`^([0-9]+:)?[0-9][A-Za-z0-9.+~-]*$`)
+	packageName    = lazy.Regexp(`^[a-z0-9][a-z0-9+.-]+$`)
+	packageVersion = lazy.Regexp(`^([0-9]+:)?[0-9][A-Za-z0-9.+~-]*$`)
 )
 
 // CheckDependencies refuses a package for whose build something is not installed.
@@ -116,7 +117,7 @@ func (p *Package) Environment(ctx context.Context, base []string) ([]string, err
 		switch {
 		case name == "DEB_BUILD_OPTIONS":
 			options = value + " nocheck"
-		case foreign.MatchString(name):
+		case foreign().MatchString(name):
 		default:
 			env = append(env, e)
 		}
@@ -125,7 +126,7 @@ func (p *Package) Environment(ctx context.Context, base []string) ([]string, err
 }
 
 // foreign matches the names of variables that change what a build gives.
-var foreign = regexp.MustCompile(`^(DEB_.*|DH_.*|(C|CPP|CXX|LD|OBJC|F|FC|ASM)FLAGS|CC|CXX|CPP|LD|AR|AS|MAKEFLAGS|MFLAGS|MAKELEVEL|LC_.*|LANG|LANGUAGE|TZ|SOURCE_DATE_EPOCH|QUILT_.*)$`)
+var foreign = lazy.Regexp(`^(DEB_.*|DH_.*|(C|CPP|CXX|LD|OBJC|F|FC|ASM)FLAGS|CC|CXX|CPP|LD|AR|AS|MAKEFLAGS|MFLAGS|MAKELEVEL|LC_.*|LANG|LANGUAGE|TZ|SOURCE_DATE_EPOCH|QUILT_.*)$`)
 
 // Place gives the directory in which the distribution has built the images in these
 // files: one that they name, or else that of today's build machines. Programs have it

@@ -7,8 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
+
+	"hotpatch/internal/lazy"
 )
 
 // The environment of a build that is watched.
@@ -30,7 +31,7 @@ type Watch struct {
 
 // compilerName matches the names of C and C++ compilers, with a target in front and
 // a version behind.
-var compilerName = regexp.MustCompile(`^([a-z0-9_.]+-)*(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|c89|c99)(-[0-9][0-9.]*)?$`)
+var compilerName = lazy.Regexp(`^([a-z0-9_.]+-)*(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|c89|c99)(-[0-9][0-9.]*)?$`)
 
 // launchers run the compiler that their arguments name, or take the object from
 // somewhere else, which must not be.
@@ -49,7 +50,7 @@ func New(dir, self, path, tree, prefix string) (*Watch, error) {
 	for _, d := range filepath.SplitList(path) {
 		entries, _ := os.ReadDir(d)
 		for _, e := range entries {
-			if !compilerName.MatchString(e.Name()) && !isLauncher(e.Name()) {
+			if !compilerName().MatchString(e.Name()) && !isLauncher(e.Name()) {
 				continue
 			}
 			link := filepath.Join(dir, "bin", e.Name())

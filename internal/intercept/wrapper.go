@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hotpatch/internal/lazy"
 )
 
 // Main stands in for a compiler if this program was called as one within a build
@@ -23,7 +24,7 @@ import (
 func Main() (status int, called bool) {
 	name := filepath.Base(os.Args[0])
 	dir := os.Getenv(dirVariable)
-	if dir == "" || !compilerName.MatchString(name) && !isLauncher(name) {
+	if dir == "" || !compilerName().MatchString(name) && !isLauncher(name) {
 		return 0, false
 	}
 	w := &wrapper{dir: dir, argv0: os.Args[0], args: os.Args[1:], tree: os.Getenv(treeVariable), remap: os.Getenv(mapVariable)}
@@ -284,14 +285,14 @@ func (w *wrapper) giveDeps(c *Command, out, source string, text []byte) error {
 		name = strings.TrimSuffix(base, filepath.Ext(base)) + ".d"
 	}
 	if c.wants == "-MMD" {
-		text = systemHeader.ReplaceAll(text, nil)
+		text = systemHeader().ReplaceAll(text, nil)
 	}
 	return os.WriteFile(name, text, 0o666)
 }
 
 // systemHeader matches what -MMD leaves out of a file of dependencies: headers where
 // compilers and the C library have theirs, as prerequisites and, with -MP, as targets.
-var systemHeader = regexp.MustCompile(`(?m)(?:^|[ \t])/usr/(?:include|lib|local/include)/[^ \t\n]*`)
+var systemHeader = lazy.Regexp(`(?m)(?:^|[ \t])/usr/(?:include|lib|local/include)/[^ \t\n]*`)
 
 // reuse gives the object of an earlier round, if it may (see Watch.Reuse).
 func (w *wrapper) reuse(record *Compile, out string) bool {

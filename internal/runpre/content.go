@@ -5,12 +5,12 @@ import (
 	"debug/elf"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
 	"hotpatch/elfsym"
 	"hotpatch/internal/fault"
+	"hotpatch/internal/lazy"
 	"hotpatch/trampoline"
 )
 
@@ -196,10 +196,10 @@ func (im *Image) inPLT(at uint64) (name string, ok bool) {
 	return "", false
 }
 
-var numbers = regexp.MustCompile(`\.[0-9]+`)
+var numbers = lazy.Regexp(`\.[0-9]+`)
 
 // stem is a name without the numbers that compilers append to static ones.
-func stem(name string) string { return numbers.ReplaceAllString(name, "") }
+func stem(name string) string { return numbers().ReplaceAllString(name, "") }
 
 // symbols reads the symbol tables.
 func (im *Image) symbols(tables []*elfsym.Image) error {

@@ -3,8 +3,9 @@ package sourcetree
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"strconv"
+
+	"hotpatch/internal/lazy"
 )
 
 // Renumber gives a changed C or C++ file with #line directives after which lines that
@@ -36,11 +37,11 @@ func Renumber(pre, post []byte) []byte {
 }
 
 // lineDirective matches #line N, and # N as preprocessors write it.
-var lineDirective = regexp.MustCompile(`^[ \t]*#[ \t]*(?:line[ \t]+)?([0-9]{1,9})\b`)
+var lineDirective = lazy.Regexp(`^[ \t]*#[ \t]*(?:line[ \t]+)?([0-9]{1,9})\b`)
 
 // after gives the number of the line after one with this number.
 func after(line []byte, number int) int {
-	if m := lineDirective.FindSubmatch(line); m != nil {
+	if m := lineDirective().FindSubmatch(line); m != nil {
 		if n, err := strconv.Atoi(string(m[1])); err == nil {
 			return n
 		}

@@ -1,0 +1,13 @@
+// Package lazy makes values when they are needed for the first time. Most commands need
+// none of them, and every command pays for what is made at its start.
+package lazy
+
+import (
+	"regexp"
+	"sync"
+)
+
+// Regexp gives a regular expression, which must be valid.
+func Regexp(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
