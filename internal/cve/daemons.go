@@ -253,7 +253,7 @@ func startMemcached(ctx context.Context, p *process) error {
   return mcp.pool({mcp.backend('b1', '127.0.0.1', `+p.ports[1]+`)})
 end
 function mcp_config_routes(pool)
-  mcp.attach(mcp.CMD_ANY_STORAGE, pool)
+  mcp.attach(mcp.CMD_ANY_STORAGE, function(r) return pool(r) end)
 end
 `)
 	err = errors.Join(err, p.run(ctx, p.image, "-u", "root", "-U", "0", "-l", "127.0.0.1", "-p", p.port, "-o", "proxy_config="+filepath.Join(p.dir, "proxy.lua")))

@@ -230,8 +230,10 @@ func (p *process) write(name, text string) error {
 	return os.WriteFile(filepath.Join(p.dir, name), []byte(text), 0o644)
 }
 
-// listens waits until somebody listens on the ports.
+// listens waits until somebody listens on the ports, which takes a minute at most.
 func (p *process) listens(ctx context.Context, ports ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	for _, port := range ports {
 		for {
 			c, err := net.Dial("tcp", "127.0.0.1:"+port)
