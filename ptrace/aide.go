@@ -11,8 +11,9 @@ import (
 // aide looks at stopped threads on another processor, while the tracer is still
 // waiting for others: only the tracer may ask for registers, but anybody may read
 // memory. At first it has the lowest priority of all (SCHED_IDLE, sched(7)), so that a
-// thread which has yet to stop never waits for it; it spins, so that its processor does
-// not sleep. When all have stopped it is raised almost to the tracer's own. The tracer
+// thread which has yet to stop hardly waits for it; it spins, so that its processor does
+// not sleep, but yields all the time: the scheduler lets even the lowest have its turn, of
+// some milliseconds, where others are runnable already. When all have stopped it is raised almost to the tracer's own. The tracer
 // never waits for it: what it has not finished when it is needed, the tracer does
 // itself.
 type aide struct {
@@ -78,6 +79,7 @@ func (a *aide) run() {
 	a.tid.Store(int32(unix.Gettid()))
 	for i := int32(0); !a.dismiss.Load(); {
 		if a.ready.Load() == i {
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			continue
 		}
 		if it := &a.items[i]; it.state.CompareAndSwap(untaken, taken) && a.clear(it.tid, &it.regs) {
