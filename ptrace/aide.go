@@ -42,7 +42,7 @@ const (
 )
 
 // worthAnAide is how many threads there must be.
-const worthAnAide = 8
+const worthAnAide = 32
 
 // waitForAide is how long the tracer waits for its aide to begin, before the pause.
 const waitForAide = time.Millisecond
