@@ -258,7 +258,15 @@ end
 `)
 	err = errors.Join(err, p.run(ctx, p.image, "-u", "root", "-U", "0", "-l", "127.0.0.1", "-p", p.port, "-o", "proxy_config="+filepath.Join(p.dir, "proxy.lua")))
 	err = errors.Join(err, p.run(ctx, p.image, "-u", "root", "-U", "0", "-l", "127.0.0.1", "-p", p.ports[1]))
-	return errors.Join(err, p.listens(ctx, p.port, p.ports[1]))
+	if err = errors.Join(err, p.listens(ctx, p.port, p.ports[1])); err != nil {
+		return err
+	}
+	// The proxy has looked for the server too early, and tries again after some seconds.
+	answer := ""
+	for end := time.Now().Add(20 * time.Second); answer != "STORED" && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		answer, err = memcachedProxy(ctx, p)
+	}
+	return err
 }
 
 func memcachedProxy(_ context.Context, p *process) (string, error) {
