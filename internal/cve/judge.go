@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ianlancetaylor/demangle"
 	"golang.org/x/arch/x86/x86asm"
 )
 
@@ -160,6 +161,36 @@ func difference(pre, post functions) (changed, lines, added []string) {
 		delete(line, name)
 	}
 	return slices.Sorted(maps.Keys(differ)), slices.Sorted(maps.Keys(line)), slices.Sorted(maps.Keys(more))
+}
+
+// absorbed reports whether a function of pre, by its plain name, is no more in post as it
+// was named, and all that referred to it are among some others, demangled: where those are replaced,
+// nobody calls it. (What data refers to would still be there.)
+func absorbed(pre, post functions, name string, others []string) bool {
+	was := ""
+	for key := range pre {
+		if _, n, _ := strings.Cut(key, " "); plain(n) != name {
+			continue
+		} else if _, still := post[key]; still || was != "" {
+			return false
+		}
+		was = key
+	}
+	object, _, _ := strings.Cut(was, " ")
+	users := 0
+	for key, c := range pre {
+		if !slices.ContainsFunc(c.refs, func(ref string) bool {
+			return strings.Contains(ref, " "+name+"+") || strings.Contains(ref, " "+name+"-")
+		}) {
+			continue
+		}
+		at, user, _ := strings.Cut(key, " ")
+		if at != object || !slices.Contains(others, demangle.Filter(plain(user))) {
+			return false
+		}
+		users++
+	}
+	return users > 0
 }
 
 // onlyLines says that two codes differ in small immediate values at most.

@@ -24,6 +24,26 @@ int line(void) { return where(__LINE__); }
 int strings(void) { return put("one") + put("two"); }
 `}
 
+// TestAbsorbed: a function that only one other calls is no more there under its name.
+func TestAbsorbed(t *testing.T) {
+	call := func(name string) code { return code{refs: []string{"0x1 R_X86_64_PLT32 " + name + "-4"}} }
+	pre := functions{"a.o helper": {}, "a.o caller": call("helper"), "a.o other": call("elsewhere")}
+	post := functions{"a.o helper.part.0": {}, "a.o caller": call("helper"), "a.o other": call("elsewhere")}
+	if !absorbed(pre, post, "helper", []string{"caller"}) {
+		t.Error("its only caller is replaced")
+	}
+	if absorbed(pre, post, "helper", []string{"other"}) {
+		t.Error("its caller is not replaced")
+	}
+	if absorbed(pre, pre, "helper", []string{"caller"}) {
+		t.Error("it is still there")
+	}
+	pre["a.o other"] = call("helper")
+	if absorbed(pre, post, "helper", []string{"caller"}) {
+		t.Error("another one calls it")
+	}
+}
+
 func TestJudge(t *testing.T) {
 	if _, err := exec.LookPath("gcc"); err != nil {
 		t.Fatal("the judge is for gcc's objects: ", err)

@@ -69,13 +69,12 @@ func (e *env) one(ctx context.Context, f fix) outcome {
 		o.Err = err
 		return o
 	}
-	changed, lines, added := difference(pre, post)
 	patch, err := e.makePatch(ctx, &o, base)
 	if err != nil {
 		o.Err = err
 		return o
 	}
-	if o.Err = o.judged(changed, lines, added); o.Err == nil && o.Verdict == "automatic" {
+	if o.Err = o.judged(pre, post); o.Err == nil && o.Verdict == "automatic" {
 		o.Err = e.show(ctx, &o, base, patch)
 	}
 	return o
@@ -131,7 +130,8 @@ func (e *env) makePatch(ctx context.Context, o *outcome, base string) (string, e
 }
 
 // judged compares what the patch replaces with what the judge found to be changed.
-func (o *outcome) judged(changed, lines, added []string) error {
+func (o *outcome) judged(pre, post functions) error {
+	changed, lines, added := difference(pre, post)
 	o.Judge = count(len(changed), "function") + " changed"
 	if len(added) > 0 {
 		o.Judge += fmt.Sprintf(", %d new", len(added))
@@ -151,9 +151,8 @@ func (o *outcome) judged(changed, lines, added []string) error {
 		}
 		var missing, more []string
 		for _, name := range changed {
-			name = demangle.Filter(name)
-			if !slices.Contains(have, name) {
-				missing = append(missing, name)
+			if full := demangle.Filter(name); !slices.Contains(have, full) && !absorbed(pre, post, name, have) {
+				missing = append(missing, full)
 			}
 		}
 		for _, name := range have {
