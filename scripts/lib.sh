@@ -109,6 +109,31 @@ need_packages() {
 	return "$status"
 }
 
+# source_lists DIR: apt's lists of source packages, in a place of its own: those of
+# the machine have none, as a rule, and stay as they are. With APT_CONFIG=DIR/conf,
+# apt uses them.
+source_lists() {
+	local dir=$1 file
+	mkdir -p "$dir"/{lists/partial,archives/partial,parts}
+	rm -f "$dir"/parts/*
+	for file in /etc/apt/sources.list.d/*.sources; do
+		[ -e "$file" ] || continue
+		sed 's/^Types:.*/Types: deb-src/' "$file" >"$dir/parts/$(basename "$file")"
+	done
+	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+		[ -e "$file" ] || continue
+		sed -n 's/^deb\(-src\)\? /deb-src /p' "$file" | sort -u >"$dir/parts/$(basename "$file" .list)-src.list"
+	done
+	cat >"$dir/conf" <<-END
+		Dir::Etc::sourcelist "/dev/null";
+		Dir::Etc::sourceparts "$dir/parts";
+		Dir::State::lists "$dir/lists";
+		Dir::Cache "$dir";
+		APT::Sandbox::User "root";
+	END
+	APT_CONFIG=$dir/conf quietly 'apt-get update' apt-get -q update
+}
+
 # need_go: Go itself is the one thing that is not installed here: the version
 # matters, and distributions are often behind.
 need_go() {
