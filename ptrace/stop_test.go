@@ -75,7 +75,7 @@ func TestClear(t *testing.T) {
 	t.Parallel()
 	p, proc := victim(t)
 	var tids []int
-	for range 24 {
+	for range worthAnAide + 16 {
 		tids = append(tids, begin(t, p, "sleeps"))
 	}
 	guilty := tids[len(tids)/2]

@@ -95,10 +95,11 @@ func applyTo(ctx context.Context, tree, patch string) error {
 	return command(ctx, tree, nil, "patch", "-p1", "-s", "-f", "--no-backup-if-mismatch", "-i", filepath.Join("debian", "patches", patch))
 }
 
-// flags is what the build commands find in the environment: the distribution's, and those
-// of a section for each function and variable.
+// flags is what the build commands find in the environment: the distribution's, those of a
+// section for each function and variable, and one time for all that has stamps.
 const flags = `F="$(dpkg-buildflags --get CFLAGS | sed 's,-ffile-prefix-map=[^ ]*,,') -ffile-prefix-map=$PWD=. $EXTRA"
 P="$(dpkg-buildflags --get CPPFLAGS)" L="$(dpkg-buildflags --get LDFLAGS)"
+export SOURCE_DATE_EPOCH=1700000000
 `
 
 func (f fix) script(commands ...string) string {
