@@ -84,8 +84,8 @@ func (d *differ) sameConstant(a *objfile.Symbol, aoff int64, b *objfile.Symbol, 
 	if s.Flags&mergeFlags != t.Flags&mergeFlags || s.EntSize != t.EntSize {
 		return false
 	}
-	if a.Type != elf.STT_SECTION && b.Type != elf.STT_SECTION && aoff == boff && s.Flags&elf.SHF_MERGE != 0 {
-		aoff, boff = 0, 0 // linkers move what the symbol is at, and count from there, also backwards
+	if a.Type != elf.STT_SECTION && b.Type != elf.STT_SECTION && aoff == boff && aoff < 0 && s.Flags&elf.SHF_MERGE != 0 {
+		aoff, boff = 0, 0 // linkers move what the symbol is at, and count from there, here backwards
 	}
 	i, j := int64(a.Value)+aoff, int64(b.Value)+boff
 	inside := i >= 0 && uint64(i) < s.Size && j >= 0 && uint64(j) < t.Size

@@ -33,7 +33,7 @@ type datum struct {
 func (m *matcher) verify(y *objfile.Symbol, off int64, to uint64, c *comparison) (proofs int, err error) {
 	at := to - uint64(off)
 	if nameless(y) {
-		if y.Type != elf.STT_SECTION && y.Section.Flags&elf.SHF_MERGE != 0 {
+		if off < 0 && y.Type != elf.STT_SECTION && y.Section.Flags&elf.SHF_MERGE != 0 {
 			// Linkers move what the symbol is at, and count from there; what is meant may
 			// lie before it (gcc loops over an index that begins with one).
 			return m.constant(y.Section, int64(y.Value), at, c)
