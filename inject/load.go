@@ -151,8 +151,8 @@ func (a *Agent) load(name string, data []byte, serial, by, at uint64) (lib *Libr
 	return lib, nil
 }
 
-// unmapRests unmaps what a loader that has failed has left of the file: glibc 2.36 keeps
-// what it has mapped when it cannot map the next segment.
+// unmapRests unmaps what a loader that has failed has left of the file: glibc 2.36 was seen
+// to leave a part of it, in a program that had closed its descriptor meanwhile.
 func (a *Agent) unmapRests(file *unix.Stat_t) error {
 	maps, err := a.l.proc.Maps()
 	if err != nil {
