@@ -180,7 +180,11 @@ func absorbed(pre, post functions, name string, others []string) bool {
 	users := 0
 	for key, c := range pre {
 		if !slices.ContainsFunc(c.refs, func(ref string) bool {
-			return strings.Contains(ref, " "+name+"+") || strings.Contains(ref, " "+name+"-")
+			// A static function that has a section of its own can be named by that.
+			_, target, _ := strings.Cut(ref, " R_")
+			_, target, _ = strings.Cut(target, " ")
+			rest, is := strings.CutPrefix(strings.TrimPrefix(target, ".text."), name)
+			return is && rest != "" && strings.ContainsRune("+-", rune(rest[0]))
 		}) {
 			continue
 		}

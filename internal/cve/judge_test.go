@@ -38,6 +38,10 @@ func TestAbsorbed(t *testing.T) {
 	if absorbed(pre, pre, "helper", []string{"caller"}) {
 		t.Error("it is still there")
 	}
+	pre["a.o caller"] = call(".text.helper")
+	if !absorbed(pre, post, "helper", []string{"caller"}) {
+		t.Error("its only caller, which calls it by its section, is replaced")
+	}
 	pre["a.o other"] = call("helper")
 	if absorbed(pre, post, "helper", []string{"caller"}) {
 		t.Error("another one calls it")
