@@ -25,28 +25,62 @@ func (s *Space) derivedOf(m *Module) (*derived, error) {
 	if m.derived != nil {
 		return m.derived, nil
 	}
-	d := &derived{thunks: make(map[string][]int)}
+	d := newDerived()
 	err := s.scanAll(m, func(t Table, sym *Sym) bool {
-		if bytes.HasPrefix(sym.Name, []byte("_ZT")) {
-			if isVTable(sym) {
-				d.vtables = append(d.vtables, m.symbol(t, sym))
-			} else if e, ok := thunkEncoding(sym.Name); ok && sym.Type == elf.STT_FUNC {
-				d.thunks[string(e)] = append(d.thunks[string(e)], len(d.list))
-				d.list = append(d.list, m.symbol(t, sym))
-			}
-		}
-		if sym.Type == elf.STT_FUNC && bytes.IndexByte(sym.Name, '.') >= 0 {
-			if bytes.Contains(sym.Name, []byte(".Frame.")) {
-				d.frames = append(d.frames, len(d.dotted))
-			}
-			d.byName = append(d.byName, len(d.dotted))
-			d.dotted = append(d.dotted, m.symbol(t, sym))
-		}
+		d.add(m, t, sym)
 		return true
 	})
 	if err != nil {
 		return nil, err
 	}
+	d.sort()
+	m.derived = d
+	return d, nil
+}
+
+// derivedFrom collects what is made of one function, by its mangled name, and maybe more.
+// Its faults are those of scanAll.
+func (s *Space) derivedFrom(m *Module, name string) (*derived, error) {
+	found, ok, err := s.mentionsOf(m, []string{name}, true)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return s.derivedOf(m)
+	}
+	d := newDerived()
+	for _, list := range [][]mention{found[0].list, found[0].debug} {
+		for i := range list {
+			d.add(m, list[i].table, &list[i].sym)
+		}
+	}
+	d.sort()
+	return d, nil
+}
+
+func newDerived() *derived { return &derived{thunks: make(map[string][]int)} }
+
+// add adds a symbol if it is one of those.
+func (d *derived) add(m *Module, t Table, sym *Sym) {
+	if bytes.HasPrefix(sym.Name, []byte("_ZT")) {
+		if isVTable(sym) {
+			d.vtables = append(d.vtables, m.symbol(t, sym))
+		} else if e, ok := thunkEncoding(sym.Name); ok && sym.Type == elf.STT_FUNC {
+			d.thunks[string(e)] = append(d.thunks[string(e)], len(d.list))
+			d.list = append(d.list, m.symbol(t, sym))
+		}
+	}
+	if sym.Type == elf.STT_FUNC && bytes.IndexByte(sym.Name, '.') >= 0 {
+		if bytes.Contains(sym.Name, []byte(".Frame.")) {
+			d.frames = append(d.frames, len(d.dotted))
+		}
+		d.byName = append(d.byName, len(d.dotted))
+		d.dotted = append(d.dotted, m.symbol(t, sym))
+	}
+}
+
+// sort is to be called when all have been added.
+func (d *derived) sort() {
 	slices.SortFunc(d.byName, func(a, b int) int {
 		return cmp.Or(strings.Compare(d.dotted[a].Name, d.dotted[b].Name), cmp.Compare(a, b))
 	})
@@ -54,8 +88,6 @@ func (s *Space) derivedOf(m *Module) (*derived, error) {
 		return cmp.Or(cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Table, b.Table))
 	})
 	d.vtables = slices.CompactFunc(d.vtables, func(a, b Symbol) bool { return a.Addr == b.Addr && a.Name == b.Name })
-	m.derived = d
-	return d, nil
 }
 
 // behind gives the functions whose names are prefix and something more, as indexes of

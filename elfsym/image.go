@@ -68,6 +68,7 @@ type Image struct {
 	dyn      *dynamic
 	tables   [2]*symtab
 	versions *versions
+	piece    []byte // for reading tables in pieces; see tableSource
 }
 
 // NewImage reads the headers of an ELF file of size bytes. Only 64-bit,
@@ -232,14 +233,22 @@ func (im *Image) bytesAt(vaddr, size, limit uint64) ([]byte, error) {
 
 // bytes reads size bytes at a file offset into new memory.
 func (im *Image) bytes(off, size, limit uint64) ([]byte, error) {
-	if size > limit {
-		return nil, im.damaged("a table at offset %#x has %d bytes and no more than %d are accepted", off, size, limit)
-	}
-	if !im.inFile(off, size) {
-		return nil, im.damaged("a table at offset %#x with %d bytes is beyond the end of the file (%d bytes)", off, size, im.size)
+	if err := im.checkTable(off, size, limit); err != nil {
+		return nil, err
 	}
 	b := make([]byte, size)
 	return b, im.read(b, off)
+}
+
+// checkTable refuses a table that is not within the file or has more than limit bytes.
+func (im *Image) checkTable(off, size, limit uint64) error {
+	if size > limit {
+		return im.damaged("a table at offset %#x has %d bytes and no more than %d are accepted", off, size, limit)
+	}
+	if !im.inFile(off, size) {
+		return im.damaged("a table at offset %#x with %d bytes is beyond the end of the file (%d bytes)", off, size, im.size)
+	}
+	return nil
 }
 
 func (im *Image) inFile(off, size uint64) bool { return off <= im.size && size <= im.size-off }

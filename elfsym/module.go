@@ -52,7 +52,11 @@ type Module struct {
 	debug *debugInfo
 	code  *codeIndex
 
-	derived *derived
+	derived   *derived
+	mentioned map[string]*mentioned // by needle
+	searches  int                   // that filled mentioned
+	windows   []*codeIndex          // of parts of the code, while code is not there
+	frames    *frames
 }
 
 // Addr turns a link-time address into a runtime one.

@@ -168,8 +168,17 @@ func (im *Image) sectionAt(vaddr uint64) (Section, bool) {
 // SectionData reads the content of a section of at most limit bytes. Compressed
 // sections and those without content are refused.
 func (im *Image) SectionData(s Section, limit uint64) ([]byte, error) {
-	if s.Type == elf.SHT_NOBITS || s.Flags&elf.SHF_COMPRESSED != 0 {
-		return nil, im.damaged("section %s has no plain content", s.Name)
+	if err := im.plainContent(s, limit); err != nil {
+		return nil, err
 	}
 	return im.bytes(s.Off, s.Size, limit)
+}
+
+// plainContent refuses a section whose bytes are not in the file as they are, or that has
+// more than limit bytes.
+func (im *Image) plainContent(s Section, limit uint64) error {
+	if s.Type == elf.SHT_NOBITS || s.Flags&elf.SHF_COMPRESSED != 0 {
+		return im.damaged("section %s has no plain content", s.Name)
+	}
+	return im.checkTable(s.Off, s.Size, limit)
 }

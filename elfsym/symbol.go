@@ -79,11 +79,20 @@ func (m *Module) named(s *Sym) bool {
 // scan visits the functions and variables of one module in one table. Its
 // faults name the module.
 func (m *Module) scan(im *Image, t Table, visit func(Table, *Sym) bool) error {
-	in := Symtab
+	return m.located(im.Symbols(inFile(t), func(s *Sym) bool { return !m.named(s) || visit(t, s) }))
+}
+
+// inFile gives the table as it is called in the file that has it, which may be another
+// file than the module's.
+func inFile(t Table) Table {
 	if t == Dynsym {
-		in = Dynsym
+		return Dynsym
 	}
-	err := im.Symbols(in, func(s *Sym) bool { return !m.named(s) || visit(t, s) })
+	return Symtab
+}
+
+// located makes the faults of an image name the module.
+func (m *Module) located(err error) error {
 	if e, ok := err.(*fault.Error); ok && e.Where == "" {
 		e.Where = m.Name
 	}
@@ -173,9 +182,6 @@ func newCollector(names []string) *collector {
 	return c
 }
 
-// fewNames is for how many names a string table is searched.
-const fewNames = 16
-
 func (c *collector) module(s *Space, m *Module) error {
 	clear(c.inHere)
 	visit := func(t Table, sym *Sym) bool {
@@ -185,27 +191,48 @@ func (c *collector) module(s *Space, m *Module) error {
 		}
 		return true
 	}
-	st := m.Image.table(Symtab)
-	quick := st.err == nil && len(c.want) <= fewNames && st.named(slices.Collect(maps.Keys(c.want)), func(sym *Sym) bool { return !m.named(sym) || visit(Symtab, sym) })
-	if !quick {
-		if err := m.scan(m.Image, Symtab, visit); err != nil {
-			return err
-		}
+	if quick, err := c.mentions(s, m, visit); quick || err != nil {
+		return err
+	}
+	if err := m.scan(m.Image, Symtab, visit); err != nil {
+		return err
 	}
 	if err := m.scan(m.Image, Dynsym, visit); err != nil {
 		return err
 	}
-	missing := false
-	for _, ok := range c.inHere {
-		missing = missing || !ok
-	}
-	if !missing {
+	if !slices.Contains(c.inHere, false) {
 		return nil
 	}
 	if d := s.debugTable(m); d.image != nil {
 		return m.scan(d.image, d.table, visit)
 	}
 	return nil
+}
+
+// mentions visits what module does, if the names are few enough to search for them.
+func (c *collector) mentions(s *Space, m *Module, visit func(Table, *Sym) bool) (ok bool, err error) {
+	names := slices.Collect(maps.Keys(c.want))
+	found, ok, err := s.mentionsOf(m, names, false)
+	if err != nil || !ok {
+		return false, err
+	}
+	for _, x := range found {
+		for i := range x.list {
+			visit(x.list[i].table, &x.list[i].sym)
+		}
+	}
+	if !slices.Contains(c.inHere, false) {
+		return true, nil
+	}
+	if found, ok, err = s.mentionsOf(m, names, true); err != nil || !ok {
+		return false, err
+	}
+	for _, x := range found {
+		for i := range x.debug {
+			visit(x.debug[i].table, &x.debug[i].sym)
+		}
+	}
+	return true, nil
 }
 
 // symbolSet is a list of symbols in the order in which they were found. What

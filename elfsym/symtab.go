@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"slices"
-	"strings"
 )
 
 // Table says where a symbol was found.
@@ -98,26 +96,40 @@ func (im *Image) table(t Table) *symtab {
 }
 
 func (im *Image) loadSymtab(st *symtab) error {
-	if err := im.SectionsErr(); err != nil {
+	syms, str, err := im.symtabSections()
+	if err != nil || syms.Size == 0 {
 		return err
 	}
-	s, ok := im.sectionOfType(elf.SHT_SYMTAB)
-	if !ok || s.Size == 0 {
-		return nil
-	}
-	if s.Entsize != symSize || s.Size%symSize != 0 {
-		return im.damaged("its .symtab has %d bytes, in entries of %d", s.Size, s.Entsize)
-	}
-	str, ok := im.sections().at(s.Link)
-	if !ok || str.Type != elf.SHT_STRTAB {
-		return im.damaged("its .symtab has no string table")
-	}
-	var err error
-	if st.syms, err = im.SectionData(s, maxTable); err != nil {
+	if st.syms, err = im.SectionData(syms, maxTable); err != nil {
 		return err
 	}
 	st.str, err = im.SectionData(str, maxTable)
 	return err
+}
+
+// symtabSections finds .symtab and its strings, which have no size if there is none, and
+// lie within the file.
+func (im *Image) symtabSections() (syms, str Section, err error) {
+	if err := im.SectionsErr(); err != nil {
+		return Section{}, Section{}, err
+	}
+	syms, ok := im.sectionOfType(elf.SHT_SYMTAB)
+	if !ok || syms.Size == 0 {
+		return Section{}, Section{}, nil
+	}
+	if syms.Entsize != symSize || syms.Size%symSize != 0 {
+		return Section{}, Section{}, im.damaged("its .symtab has %d bytes, in entries of %d", syms.Size, syms.Entsize)
+	}
+	str, ok = im.sections().at(syms.Link)
+	if !ok || str.Type != elf.SHT_STRTAB {
+		return Section{}, Section{}, im.damaged("its .symtab has no string table")
+	}
+	for _, s := range []Section{syms, str} {
+		if err := im.plainContent(s, maxTable); err != nil {
+			return Section{}, Section{}, err
+		}
+	}
+	return syms, str, nil
 }
 
 func (im *Image) loadDynsym(st *symtab) error {
@@ -244,7 +256,7 @@ func (im *Image) Symbols(t Table, visit func(*Sym) bool) error {
 
 // decode fills in entry i, which must exist.
 func (st *symtab) decode(i uint32, s *Sym) {
-	st.fields(i, s)
+	fillSym(s, i, st.syms[uint64(i)*symSize:][:symSize])
 	// A name that is not terminated is cut at the end of the table.
 	s.Name = st.from(i)
 	if end := bytes.IndexByte(s.Name, 0); end >= 0 {
@@ -252,9 +264,9 @@ func (st *symtab) decode(i uint32, s *Sym) {
 	}
 }
 
-// fields fills in entry i, which must exist, but for its name.
-func (st *symtab) fields(i uint32, s *Sym) {
-	b := st.syms[uint64(i)*symSize:][:symSize]
+// fillSym decodes an entry of a symbol table (System V ABI, chapter 4, "Symbol Table"), but for
+// its name.
+func fillSym(s *Sym, i uint32, b []byte) {
 	le := binary.LittleEndian
 	*s = Sym{
 		Index: i,
@@ -276,65 +288,31 @@ func (st *symtab) nameAt(i uint32) uint64 {
 	return uint64(binary.LittleEndian.Uint32(st.syms[uint64(i)*symSize:]))
 }
 
-// fileOf gives the STT_FILE symbol above a local symbol of .symtab.
-func (st *symtab) fileOf(i uint32) []byte {
-	var f Sym
-	for ; i > 0; i-- {
-		if elf.SymType(st.syms[uint64(i)*symSize+4]&0xf) == elf.STT_FILE {
-			st.decode(i, &f)
-			return f.Name
+// symtabEntry reads one entry of .symtab. What it refers to may be kept.
+func (im *Image) symtabEntry(index uint32) (Sym, error) {
+	x, err := im.source(Symtab)
+	if err != nil {
+		return Sym{}, err
+	}
+	if uint64(index) >= x.entries/symSize {
+		return Sym{}, im.damaged("it has no symbol %d", index)
+	}
+	entry, err := x.entriesAt(uint64(index)*symSize, symSize)
+	if err != nil {
+		return Sym{}, err
+	}
+	var s Sym
+	fillSym(&s, index, entry)
+	if s.Name, _, err = x.name(uint64(binary.LittleEndian.Uint32(entry)), x.strings); err != nil {
+		return Sym{}, err
+	}
+	if s.Bind == elf.STB_LOCAL {
+		if s.File, err = x.fileAbove(index); err != nil {
+			return Sym{}, err
 		}
 	}
-	return nil
-}
-
-// maxOffsets is how many places of names in a string table are worth looking for.
-const maxOffsets = 64
-
-// named visits the entries of .symtab that have one of the names, as Symbols does, if
-// that can be told by where the names stand in the string table: which is much faster
-// than to read all of them. Else ok is false, and nothing was visited.
-func (st *symtab) named(names []string, visit func(*Sym) bool) (ok bool) {
-	var offsets []uint64
-	for _, name := range names {
-		if name == "" || strings.IndexByte(name, '@') > 0 {
-			return false
-		}
-		// Names may be the ends of others.
-		for at := 0; ; {
-			i := bytes.Index(st.str[at:], []byte(name))
-			if i < 0 {
-				break
-			}
-			at += i + 1
-			if end := at - 1 + len(name); end == len(st.str) || st.str[end] == 0 || st.str[end] == '@' {
-				offsets = append(offsets, uint64(at-1))
-			}
-			if len(offsets) > maxOffsets {
-				return false
-			}
-		}
-	}
-	if len(offsets) == 0 {
-		return true
-	}
-	low, high := slices.Min(offsets), slices.Max(offsets)
-	for i, n := uint32(1), uint32(len(st.syms)/symSize); i < n; i++ {
-		off := st.nameAt(i)
-		if off < low || off > high || !slices.Contains(offsets, off) {
-			continue
-		}
-		var s Sym
-		st.decode(i, &s)
-		if s.Bind == elf.STB_LOCAL {
-			s.File = st.fileOf(i)
-		}
-		s.splitVersion()
-		if !visit(&s) {
-			break
-		}
-	}
-	return true
+	s.splitVersion()
+	return s, nil
 }
 
 // splitVersion takes the version off a name of .symtab, where the linker writes

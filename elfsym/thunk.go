@@ -12,7 +12,7 @@ func (s *Space) Thunks(m *Module, name string) ([]Symbol, error) {
 	if !ok {
 		return nil, nil
 	}
-	d, err := s.derivedOf(m)
+	d, err := s.derivedFrom(m, name)
 	if err != nil {
 		return nil, err
 	}

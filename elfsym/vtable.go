@@ -127,25 +127,21 @@ type vtableScan struct {
 }
 
 func (v *vtableScan) run() error {
-	var err error
-	if v.tables, err = v.s.VTables(v.m); err != nil {
+	ranges, err := v.dataRanges()
+	if err != nil {
 		return err
 	}
-	size := uint64(0)
-	for _, t := range v.tables {
-		size += t.Size
-	}
-	if size > maxTable {
-		return v.m.Image.damaged("its vtables have %d bytes", size)
-	}
 	var hits []uint64
-	for _, r := range v.dataRanges() {
+	for _, r := range ranges {
 		if hits, err = v.search(hits, r); err != nil {
 			return err
 		}
 	}
 	if len(hits) == 0 {
 		return nil
+	}
+	if v.tables, err = v.s.VTables(v.m); err != nil {
+		return err
 	}
 	got, err := v.m.gotWords(hits)
 	if err != nil {
@@ -183,8 +179,8 @@ func (v *vtableScan) run() error {
 // dataRanges gives the runtime ranges in which vtables can be, sorted and
 // without overlap: the file-backed part of all segments but the code (in a
 // program that is not position-independent, vtables are in read-only data), and
-// the vtables with symbols wherever they are (copy relocations are in .bss).
-func (v *vtableScan) dataRanges() []codeRange {
+// the vtables of libraries that the dynamic linker has copied into the program's .bss.
+func (v *vtableScan) dataRanges() ([]codeRange, error) {
 	var list []codeRange
 	im := v.m.Image
 	fixed := im.Type() == elf.ET_EXEC
@@ -211,9 +207,11 @@ func (v *vtableScan) dataRanges() []codeRange {
 	for i := range list {
 		list[i].start, list[i].end = v.m.Addr(list[i].start), v.m.Addr(list[i].end)
 	}
-	for _, t := range v.tables {
-		list = append(list, codeRange{t.Addr, min(t.Addr+t.Size, v.m.Hi)})
+	copied, err := v.copiedTables()
+	if err != nil {
+		return nil, err
 	}
+	list = append(list, copied...)
 	slices.SortFunc(list, func(a, b codeRange) int { return cmp.Compare(a.start, b.start) })
 	out := list[:0]
 	for _, r := range list {
@@ -223,7 +221,31 @@ func (v *vtableScan) dataRanges() []codeRange {
 			out = append(out, r)
 		}
 	}
-	return out
+	return out, nil
+}
+
+// copiedTables gives the runtime ranges of the vtables that the program has copies of
+// (R_X86_64_COPY, which only a program can have).
+func (v *vtableScan) copiedTables() (list []codeRange, err error) {
+	if v.m.Kind != Executable {
+		return nil, nil
+	}
+	var damage error
+	err = v.m.Image.Relocs(func(r Reloc) bool {
+		if r.Type != elf.R_X86_64_COPY {
+			return true
+		}
+		var sym Sym
+		if sym, damage = v.m.Image.DynSym(r.Sym); damage == nil && isVTable(&sym) {
+			at := v.m.Addr(r.Off)
+			list = append(list, codeRange{at, min(at+sym.Size, v.m.Hi)})
+		}
+		return damage == nil
+	})
+	if err == nil {
+		err = damage
+	}
+	return list, err
 }
 
 // without gives what is left of r when the holes are taken out.

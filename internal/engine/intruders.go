@@ -47,46 +47,48 @@ func (pl *planner) intrudersInto(m *elfsym.Module, list []*Replacement) error {
 		}
 		return nil
 	}
+	// The code is read in pieces that stay in the processor's cache. A branch that begins in one
+	// may end behind it.
+	const piece, longest = 1 << 16, 6
+	buf := make([]byte, piece+longest-1)
 	for _, seg := range m.Image.Segments() {
 		if seg.Type != elf.PT_LOAD || seg.Flags&elf.PF_X == 0 {
 			continue
 		}
-		code := make([]byte, seg.Filesz)
-		base := m.Addr(seg.Vaddr)
-		if err := pl.read(code, base); err != nil {
-			return err
-		}
+		base, end := m.Addr(seg.Vaddr), m.Addr(seg.Vaddr+seg.Filesz)
 		hit := func(at uint64, size int, r *Replacement, target uint64) {
 			if at < r.Old+r.Size && at >= r.Old || pl.notAnInstruction(at, size) {
 				return // Judge has looked at the function itself
 			}
 			pl.intruder(r, at, target)
 		}
-		for i := 0; i+5 <= len(code); i++ {
-			size := 0
-			switch b := code[i]; {
-			case b == 0xe8 || b == 0xe9: // call, jmp rel32
-				size = 5
-			case b == 0x0f && code[i+1]&0xf0 == 0x80 && i+6 <= len(code): // jcc rel32
-				size = 6
-			default:
-				continue
+		for at := base; at < end; at += piece {
+			code := buf[:min(uint64(len(buf)), end-at)]
+			if err := pl.read(code, at); err != nil {
+				return err
 			}
-			at := base + uint64(i)
-			target := at + uint64(size) + uint64(int64(int32(binary.LittleEndian.Uint32(code[i+size-4:]))))
-			if r := into(target); r != nil {
-				hit(at, size, r, target)
-			}
+			nearBranches(code, min(piece, len(code)), func(i, size int, distance int32) {
+				target := at + uint64(i+size) + uint64(int64(distance))
+				if r := into(target); r != nil {
+					hit(at+uint64(i), size, r, target)
+				}
+			})
 		}
 		for _, r := range list {
 			// Short branches reach 127 bytes.
-			from := max(int64(r.Jump.Site)-int64(base)-130, 0)
-			to := min(int64(r.Jump.Overwritten.End)-int64(base)+130, int64(len(code))-1)
-			for i := from; i < to; i++ {
+			from, to := max(r.Jump.Site, base+130)-130, min(r.Jump.Overwritten.End+130, end)
+			if from >= to {
+				continue // in another segment
+			}
+			code := buf[:min(uint64(len(buf)), to-from)]
+			if err := pl.read(code, from); err != nil {
+				return err
+			}
+			for i := 0; i+1 < len(code); i++ {
 				if b := code[i]; b != 0xeb && b&0xf0 != 0x70 && b&0xfc != 0xe0 {
 					continue
 				}
-				at := base + uint64(i)
+				at := from + uint64(i)
 				target := at + 2 + uint64(int64(int8(code[i+1])))
 				if r.Jump.Overwritten.Interior(target) {
 					hit(at, 2, r, target)
@@ -95,6 +97,23 @@ func (pl *planner) intrudersInto(m *elfsym.Module, list []*Replacement) error {
 		}
 	}
 	return nil
+}
+
+// nearBranches visits what can be a branch with a 32-bit distance, of those that begin in the
+// first n bytes of code.
+func nearBranches(code []byte, n int, visit func(i, size int, distance int32)) {
+	for i := 0; i < n && i+5 <= len(code); i++ {
+		size := 0
+		switch b := code[i]; {
+		case b == 0xe8 || b == 0xe9: // call, jmp rel32
+			size = 5
+		case b == 0x0f && code[i+1]&0xf0 == 0x80 && i+6 <= len(code): // jcc rel32
+			size = 6
+		default:
+			continue
+		}
+		visit(i, size, int32(binary.LittleEndian.Uint32(code[i+size-4:])))
+	}
 }
 
 // notAnInstruction reports whether no instruction of the function around begins
