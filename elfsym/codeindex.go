@@ -39,7 +39,8 @@ const (
 )
 
 const (
-	windowSize     = 1 << 16 // bytes on both sides of an address
+	smallWindow    = 1 << 12 // bytes on both sides of an address, at first
+	largeWindow    = 1 << 20 // and at last
 	maxCodeWindows = 16      // how many windows of a module are worth it
 	manySpans      = 1 << 15 // symbols; for fewer there is no need of windows
 	whole          = ^uint64(0)
@@ -69,18 +70,17 @@ func (s *Space) codeNear(m *Module, vaddr uint64) (*codeIndex, error) {
 			return c, nil
 		}
 	}
-	if len(m.windows) >= maxCodeWindows {
-		return s.codeOf(m)
+	for size := uint64(smallWindow); size <= largeWindow && len(m.windows) < maxCodeWindows; size *= 16 {
+		c, err := s.indexCode(m, max(vaddr, size)-size, vaddr+size)
+		if err != nil {
+			return nil, err
+		}
+		if c.knows(vaddr) {
+			m.windows = append(m.windows, c)
+			return c, nil
+		}
 	}
-	c, err := s.indexCode(m, max(vaddr, windowSize)-windowSize, vaddr+windowSize)
-	if err != nil {
-		return nil, err
-	}
-	if !c.knows(vaddr) {
-		return s.codeOf(m)
-	}
-	m.windows = append(m.windows, c)
-	return c, nil
+	return s.codeOf(m)
 }
 
 // manySymbols reports whether it takes long to look at all symbols.
