@@ -88,7 +88,7 @@ func (t *target) body(sym elfsym.Symbol, name string) ([]quiesce.Range, error) {
 	if err != nil {
 		return nil, err
 	}
-	ranges := []quiesce.Range{{Start: sym.Addr, End: end, Name: name, Body: true}}
+	ranges := []quiesce.Range{t.code(sym.Addr, end, name)}
 	parts, err := t.space.Parts(sym)
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func (t *target) body(sym elfsym.Symbol, name string) ([]quiesce.Range, error) {
 			return nil, err
 		}
 		// A part is entered by a jump, at its first byte or any other.
-		ranges = append(ranges, quiesce.Range{Start: p.Addr - 1, End: end, Name: name, Body: true})
+		ranges = append(ranges, t.code(p.Addr-1, end, name))
 	}
 	pieces, err := t.pieces(sym, end, name)
 	if err != nil {
@@ -116,9 +116,17 @@ func (t *target) body(sym elfsym.Symbol, name string) ([]quiesce.Range, error) {
 			return nil, err
 		}
 		// What the frame of a coroutine holds is the entry of one of these.
-		ranges = append(ranges, quiesce.Range{Start: c.Addr - 1, End: end, Name: name, Body: true})
+		ranges = append(ranges, t.code(c.Addr-1, end, name))
 	}
 	return ranges, nil
+}
+
+// code gives the range of a function or of a part of one. The pointers to whatever begins
+// where it ends are many, on all stacks: they count as return addresses only if they can be.
+func (t *target) code(start, end uint64, name string) quiesce.Range {
+	last := make([]byte, 8)
+	err := t.readOriginal(last, end-uint64(len(last)))
+	return quiesce.Range{Start: start, End: end, Name: name, EndsInCall: err != nil || trampoline.CanReturnBehind(last)}
 }
 
 // pieces finds what belongs to a function of a stripped module without a symbol
@@ -155,7 +163,7 @@ func (t *target) pieces(sym elfsym.Symbol, end uint64, name string) ([]quiesce.R
 				continue
 			}
 			known[lo] = true
-			out = append(out, quiesce.Range{Start: lo - 1, End: hi, Name: name, Body: true})
+			out = append(out, t.code(lo-1, hi, name))
 			todo = append(todo, trampoline.Range{Start: lo, End: hi})
 		}
 	}

@@ -236,7 +236,7 @@ func (r *reversion) bodies() []quiesce.Range {
 		}
 		if inForce {
 			// All of it, the first byte included.
-			out = append(out, quiesce.Range{Start: p.Lo - 1, End: p.Hi, Name: patchLabel(p.Name, p.Version), Body: true})
+			out = append(out, quiesce.Range{Start: p.Lo - 1, End: p.Hi, Name: patchLabel(p.Name, p.Version), EndsInCall: true})
 		}
 	}
 	return out

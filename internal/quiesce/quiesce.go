@@ -25,14 +25,14 @@ import (
 type Range struct {
 	Start, End uint64
 	Name       string // of the function, for messages
-	// Body says that it is all of a function, and not just the bytes that are
-	// overwritten. A call that never returns may be its last instruction, so
-	// that End counts as inside for return addresses.
-	Body bool
+	// EndsInCall says that this is all of a function, and that a call may be its last
+	// instruction, which never returns, so that End counts as inside for return addresses.
+	// (Who returns behind bytes that are merely overwritten does no harm.)
+	EndsInCall bool
 }
 
 func (r *Range) has(addr uint64, returns bool) bool {
-	return r.Start < addr && (addr < r.End || returns && r.Body && addr == r.End)
+	return r.Start < addr && (addr < r.End || returns && r.EndsInCall && addr == r.End)
 }
 
 // Where says in which place of a thread an address was found.

@@ -55,7 +55,7 @@ func newMemory(words map[uint64]uint64) memory {
 }
 
 func newChecker(m memory) *Checker {
-	function := []Range{{Start: code, End: code + 0x100, Name: "f", Body: true}}
+	function := []Range{{Start: code, End: code + 0x100, Name: "f", EndsInCall: true}}
 	return New(function, function, m.maps, m)
 }
 
@@ -153,6 +153,21 @@ func TestCheck(t *testing.T) {
 				t.Errorf("hits %q, want %q", got, test.hits)
 			}
 		})
+	}
+}
+
+// TestEndOfFunction: what begins where a function ends is pointed to from many stacks, and
+// is no place to return to unless the function ends in a call.
+func TestEndOfFunction(t *testing.T) {
+	t.Parallel()
+	worker := Thread{TID: 2, PC: 0x9000, SP: threadLow + 0x8000, FS: fs}
+	m := newMemory(map[uint64]uint64{worker.SP: code + 0x100})
+	for _, call := range []bool{false, true} {
+		ranges := []Range{{Start: code, End: code + 0x100, EndsInCall: call}}
+		hits, err := New(ranges, ranges, m.maps, m).Check(worker, make([]Hit, 0, 8))
+		if err != nil || (len(hits) == 1) != call {
+			t.Errorf("ends in a call: %v: %v, %v", call, hits, err)
+		}
 	}
 }
 
