@@ -15,7 +15,7 @@ import (
 // looked through for those that point there.
 
 const (
-	pieceSize    = 4096 * symSize // bytes that are read at a time; whole entries
+	pieceSize    = 4096 * symSize // bytes that are read at a time, at most; whole entries
 	maxMentions  = 1 << 9         // entries that are worth looking at one by one
 	maxNameBytes = 1 << 20        // bytes of one name, and in front of one in the same string
 	fewNames     = 16             // for how many names tables are searched in this way
@@ -43,7 +43,7 @@ func (im *Image) source(t Table) (*tableSource, error) {
 		return &tableSource{}, err
 	}
 	if im.piece == nil {
-		im.piece = make([]byte, pieceSize)
+		im.piece = make([]byte, min(pieceSize, max(syms.Size, (str.Size+symSize-1)/symSize*symSize)))
 	}
 	return &tableSource{entries: syms.Size, strings: str.Size, im: im, symsOff: syms.Off, strOff: str.Off, buf: im.piece}, nil
 }

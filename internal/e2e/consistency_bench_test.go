@@ -96,7 +96,7 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 		if err != nil {
 			b.Fatal(err)
 		}
-		nowhere := []quiesce.Range{{Start: 0x6000_0000_0000, End: 0x6000_0000_1000, Name: "nowhere", Body: true}}
+		nowhere := []quiesce.Range{{Start: 0x6000_0000_0000, End: 0x6000_0000_1000, Name: "nowhere", EndsInCall: true}}
 		checker, hits := quiesce.New(nowhere, nowhere, maps, ptrace.Paused(pid, mem)), make([]quiesce.Hit, 0, 16)
 		checker.Warm(proc) // as before each pause of an apply
 		look := func(checker *quiesce.Checker, hits []quiesce.Hit, tid int, r *ptrace.Regs) error {
