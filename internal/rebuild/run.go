@@ -101,7 +101,7 @@ func (b *rebuilder) first(ctx context.Context) error {
 	if len(b.compiles) == 0 {
 		return &fault.Error{Kind: fault.Unfit, Code: "nothing-compiled", What: "cannot tell what has to be compiled", Where: strings.Join(b.Command, " "),
 			Why:  "the build command has ended well, and has called no C or C++ compiler by way of PATH",
-			Hint: "everything may be built already (put `make clean` in front), or the build calls compilers by absolute path, or sets PATH"}
+			Hint: "everything may be built already (put `make clean` in front), or the build sets PATH, or calls compilers by absolute path, as a directory does that CMake has configured: then let the build command configure a new one"}
 	}
 	b.graph = newGraph(b.compiles, links, b.Images)
 	b.covered = b.graph.covers(b.Images)
