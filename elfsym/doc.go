@@ -16,7 +16,9 @@
 // by build-id, or by .gnu_debuglink with its CRC), and from the xz-compressed
 // mini symbol table in .gnu_debugdata. Tables are scanned in place: one pass,
 // linear in the size of the table, and no allocation for a symbol that nobody
-// asked for. Names are demangled only when they match.
+// asked for. Who asks for a few functions gets them, and what is made of them or
+// lies around them, without the table being loaded. Names are demangled only when
+// they match.
 //
 // ELF: System V ABI, chapter 4 and 5, and the x86-64 psABI. Vtable and thunk
 // names: Itanium C++ ABI, sections 5.1.4 and 2.5.

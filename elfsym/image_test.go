@@ -374,11 +374,19 @@ func walk(im *Image) {
 		im.SectionData(sec, 1<<16)
 	}
 	for _, table := range []Table{Symtab, Dynsym} {
+		// Before the table is loaded, and, the next time, after.
+		for _, needle := range []string{"main", "_", "no such name"} {
+			list, _, _ := im.mentions(table, [][]byte{[]byte(needle), []byte("a")})
+			for i := range min(len(list), 3) {
+				im.symtabEntry(list[i].Index)
+			}
+		}
 		im.Symbols(table, func(s *Sym) bool { s.Defined(); return true })
 	}
 	im.Relocs(func(r Reloc) bool { im.DynSym(r.Sym); return true })
 	im.RelativeWords(func(uint64) bool { return true })
 	im.frameRanges()
+	(&Space{}).indexCode(&Module{Image: im, debug: &debugInfo{}}, im.Entry()&^0xfff, im.Entry()|0xfff)
 }
 
 func FuzzUnpackXZ(f *testing.F) {

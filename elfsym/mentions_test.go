@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -12,31 +11,13 @@ import (
 	"hotpatch/internal/testtarget"
 )
 
-func openTable(t *testing.T, path string) *Image {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	im, err := NewImage(f, info.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return im
-}
-
 // TestMentions: searching for a name where it stands in the string table finds the entries
 // that reading all of them finds, also of a name that is a part or the end of another.
 func TestMentions(t *testing.T) {
 	t.Parallel()
 	path := testtarget.Build(t, testtarget.Spec{Sources: []string{"seed.cc"}, Flags: []string{"-O1", "-static"}})
 	for _, loaded := range []bool{false, true} {
-		im, all := openTable(t, path), openTable(t, path)
+		im, all := openImage(t, path), openImage(t, path)
 		if loaded {
 			im.table(Symtab)
 		}
