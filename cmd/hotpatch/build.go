@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -104,7 +103,7 @@ it can be allowed by name, which is recorded in the patch.`,
 	f.StringVar(&o.text, "description", "", "one line about the patch")
 	f.StringArrayVar(&o.cves, "cve", nil, "a CVE identifier that the patch is for; can be repeated")
 	f.StringArrayVar(&o.libraries, "library", nil, "a library that new code needs in addition, as for the compiler's\n-l, or a path; can be repeated")
-	f.StringArrayVar(&o.allow, "allow", nil, "allow what would be refused: "+strings.Join(append(slices.Clone(objdiff.Overrides), objdiff.AllowBase), ",\n")+"; can be repeated")
+	f.StringArrayVar(&o.allow, "allow", nil, "allow what would be refused: "+strings.Join(objdiff.AllOverrides, ",\n")+"; can be repeated")
 	f.Var(&o.jobs, "jobs", "files to compile again at the same time (0: as many as processors)")
 	f.StringVar(&o.keepWork, "keep-work", "", "keep the copy, the objects and the output of the build in this\nnew directory")
 	for flag, name := range map[string]string{"pre": "A.o", "post": "B.o", "base": "BINARY", "debug": "FILE", "output": "FIX.so", "name": "NAME",
@@ -112,7 +111,7 @@ it can be allowed by name, which is recorded in the patch.`,
 		argument(cmd, flag, name)
 	}
 	a.addJSON(cmd)
-	completeFlag(cmd, "allow", append(slices.Clone(objdiff.Overrides), objdiff.AllowBase)...)
+	completeFlag(cmd, "allow", objdiff.AllOverrides...)
 	return cmd
 }
 

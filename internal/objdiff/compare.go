@@ -27,7 +27,7 @@ import (
 func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d := &differ{
 		pre: pre, post: post, allow: make(map[string]bool),
-		out:        &Diff{Pre: pre, Post: post},
+		out:        &Diff{Pre: pre, Post: post, Severed: make(map[*objfile.Symbol]bool)},
 		twin:       make(map[*objfile.Symbol]*objfile.Symbol),
 		rev:        make(map[*objfile.Symbol]*objfile.Symbol),
 		seen:       make(map[pair]bool),
@@ -57,6 +57,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	}
 	d.correlate()
 	d.statics()
+	d.lambdas()
 	d.compareFunctions()
 	d.inlinedChanges()
 	d.unnamedCode()

@@ -40,7 +40,7 @@ func (d *differ) sameRef(p, q objfile.Ref) bool {
 	case a.Type == elf.STT_SECTION || b.Type == elf.STT_SECTION:
 		return d.sameUnnamed(a, b) && p.Off == q.Off
 	}
-	return p.Off == q.Off && d.twin[b] == a
+	return p.Off == q.Off && (d.twin[b] == a || d.anyNumber && sameButForNumber(a, b))
 }
 
 // isCall reports whether a reference can be that of a call. Assemblers write

@@ -24,15 +24,16 @@ type differ struct {
 	alike      map[*objfile.Symbol]bool // constants that linkers merge, and both builds have
 
 	// Caches and working state of comparisons.
-	seen     map[pair]bool
-	depth    int
-	bounds   map[*objfile.Section][]uint64
-	frames   map[*objfile.Object]map[codePlace]*objfile.Frame
-	tables   map[*objfile.Section][]uint64 // where the exception tables of a section begin
-	uses     map[*objfile.Object]*uses
-	byName   map[*objfile.Object]map[string][]*objfile.Symbol
-	children map[*objfile.Object]map[codePlace][]*objfile.Symbol
-	debug    map[*objfile.Object]*debugInfo
+	seen      map[pair]bool
+	depth     int
+	anyNumber bool // type information of lambdas is the same whatever their numbers are
+	bounds    map[*objfile.Section][]uint64
+	frames    map[*objfile.Object]map[codePlace]*objfile.Frame
+	tables    map[*objfile.Section][]uint64 // where the exception tables of a section begin
+	uses      map[*objfile.Object]*uses
+	byName    map[*objfile.Object]map[string][]*objfile.Symbol
+	children  map[*objfile.Object]map[codePlace][]*objfile.Symbol
+	debug     map[*objfile.Object]*debugInfo
 }
 
 // pairUp makes b the twin of a, if both are still without one.

@@ -24,6 +24,7 @@ type debugInfo struct {
 	vars    map[string]bool      // qualified names of variables outside of functions, stored or not
 	steps   int                  // members looked at in comparisons of types
 	types   map[string][]*entry  // named types that are complete, by sort and qualified name
+	lambdas map[*entry][]*entry  // types of lambdas by what they are in, in order
 }
 
 // entry is one debugging information entry.
@@ -33,15 +34,18 @@ type entry struct {
 	linkage  string // mangled
 	file     string
 	line     int
+	column   int
 	origin   dwarf.Offset // the entry that this one completes, or 0
 	typ      dwarf.Offset // 0 for void
 	parent   *entry
-	children []*entry // members, enumerators, dimensions, base classes
-	size     int64    // bytes; -1 if it does not say
-	declared bool     // a declaration only
-	where    string   // data_member_location and bit offsets, as text
-	value    int64    // of an enumerator or of the number of elements
-	encoding int64    // of a base type
+	children []*entry       // members, enumerators, dimensions, base classes
+	params   []dwarf.Offset // types that a template is instantiated with
+	size     int64          // bytes; -1 if it does not say
+	declared bool           // a declaration only
+	lambda   bool           // the type of a lambda
+	where    string         // data_member_location and bit offsets, as text
+	value    int64          // of an enumerator or of the number of elements
+	encoding int64          // of a base type
 	ranges   [][2]uint64
 }
 
@@ -90,6 +94,7 @@ func (d *differ) full(o *objfile.Object) *debugInfo {
 		i.byPlace = make(map[codePlace]*entry)
 		i.byName = make(map[string]*entry)
 		i.types = make(map[string][]*entry)
+		i.lambdas = make(map[*entry][]*entry)
 		i.vars = make(map[string]bool)
 		i.err = i.safely(func() error { return i.readEntries(o) })
 	}
@@ -128,6 +133,7 @@ func (i *debugInfo) readEntries(o *objfile.Object) error {
 		n := i.entry(o, e, files, addrs)
 		if len(stack) > 0 {
 			n.parent = stack[len(stack)-1]
+			i.belongs(n)
 			switch n.tag {
 			case dwarf.TagMember, dwarf.TagInheritance, dwarf.TagEnumerator, dwarf.TagSubrangeType:
 				n.parent.children = append(n.parent.children, n)
@@ -160,6 +166,10 @@ func (i *debugInfo) entry(o *objfile.Object, e *dwarf.Entry, files []*dwarf.Line
 		case dwarf.AttrDeclLine:
 			if k, ok := f.Val.(int64); ok && k > 0 && k < 1<<31 {
 				n.line = int(k)
+			}
+		case dwarf.AttrDeclColumn:
+			if k, ok := f.Val.(int64); ok && k > 0 && k < 1<<31 {
+				n.column = int(k)
 			}
 		case dwarf.AttrAbstractOrigin, dwarf.AttrSpecification:
 			n.origin, _ = f.Val.(dwarf.Offset)
@@ -332,6 +342,11 @@ func (d *differ) declared(y *objfile.Symbol) (file string, line int) {
 		}
 		if n == nil { // gcc leaves out the address of some, such as folded functions
 			n = i.byName[y.Name]
+		}
+		if m := i.follow(n, func(n *entry) bool { return n.line != 0 }); m == nil || m.line == 0 { // what compilers make for a lambda
+			for _, l := range i.reached(n) {
+				n = l
+			}
 		}
 		for range 10 {
 			if n == nil || file != "" && line != 0 {

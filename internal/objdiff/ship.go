@@ -26,7 +26,8 @@ func (d *differ) ship() {
 			roots = append(roots, y)
 		}
 	}
-	d.out.Ship = d.out.Closure(roots...)
+	d.out.roots = roots
+	d.out.Ship = d.out.ShipWithout(func(*objfile.Symbol) bool { return false })
 	for _, s := range d.out.Ship {
 		for _, r := range Refs(s) {
 			if _, stub := typeStub(r); stub {
@@ -41,15 +42,14 @@ func (d *differ) ship() {
 	}
 }
 
-// Closure gives the sections of Post that a patch needs to contain the given
-// symbols of Post: their own, the exception tables of their code and the cells that
-// lead to its personality routine, and so on for all that those refer to and
-// that has no twin. They come by ascending index.
+// ShipWithout gives the sections of Post that a patch needs to contain the changed and new
+// functions: their own, the exception tables of their code and the cells that lead to its
+// personality routine, and so on for all that those refer to and that has no twin. They come
+// by ascending index.
 //
-// Diff.Ship is the closure of the changed and new functions. Whoever finds that
-// the base lacks a twin (an inline function that was inlined everywhere, say) adds
-// the closure of that symbol.
-func (d *Diff) Closure(symbols ...*objfile.Symbol) []*objfile.Section {
+// Ship is that. skip names symbols without a twin that are not needed, because the base has
+// them nevertheless.
+func (d *Diff) ShipWithout(skip func(*objfile.Symbol) bool) []*objfile.Section {
 	frames := make(map[*objfile.Section][]*objfile.Frame)
 	for _, f := range d.Post.Frames {
 		frames[f.Code] = append(frames[f.Code], f)
@@ -62,7 +62,7 @@ func (d *Diff) Closure(symbols ...*objfile.Symbol) []*objfile.Section {
 			todo = append(todo, s)
 		}
 	}
-	for _, y := range symbols {
+	for _, y := range d.roots {
 		add(y.Section)
 	}
 	for len(todo) > 0 {
@@ -76,7 +76,7 @@ func (d *Diff) Closure(symbols ...*objfile.Symbol) []*objfile.Section {
 		}
 		for _, r := range Refs(s) {
 			// The new code of a function is wanted only if it is asked for.
-			if d.Twin[r.Sym] == nil {
+			if d.Twin[r.Sym] == nil && !skip(r.Sym) {
 				add(r.Sym.Section)
 			}
 		}

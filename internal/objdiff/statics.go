@@ -246,9 +246,12 @@ func claimedOnce(claims map[*objfile.Symbol]map[*objfile.Symbol]bool, b *objfile
 func (d *differ) lostStatic(a *objfile.Symbol) {
 	for _, f := range d.usesOf(d.pre).by[a] {
 		if d.rev[f] != nil {
+			hint := "leave the variable in the source, with a reference to it"
+			if mayNameLambda(a.Name) && len(lambdasIn(a.Name)) > 0 {
+				hint += "; a lambda has another number if one of the function is added or removed in front of it"
+			}
 			d.refuse("removed-static", a, AllowStatic,
-				fmt.Sprintf("the static variable is gone, and %s, which used it, is still there", display(f.Name)),
-				"leave the variable in the source, with a reference to it")
+				fmt.Sprintf("the static variable is gone, and %s, which used it, is still there", display(f.Name)), hint)
 			return
 		}
 	}

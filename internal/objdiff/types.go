@@ -1,6 +1,10 @@
 package objdiff
 
-import "hotpatch/internal/objfile"
+import (
+	"slices"
+
+	"hotpatch/internal/objfile"
+)
 
 // Diff is what is different between two builds of one object file.
 type Diff struct {
@@ -25,6 +29,10 @@ type Diff struct {
 	// A section that several symbols share is shipped whole.
 	Ship []*objfile.Section
 
+	// Severed has the functions and variables of Post that have names of Pre's and are
+	// nevertheless not those: see closures.
+	Severed map[*objfile.Symbol]bool
+
 	// Twin leads from a symbol of Post to the symbol of Pre that it continues. To
 	// such a symbol a reference of shipped code must be bound in the base, also if
 	// it is a changed function (then its address is meant). But what is within the
@@ -41,6 +49,8 @@ type Diff struct {
 	// "saved-context", "kept-constant", "new-global", "removed-function", "removed-variable", "unstored-variable" and
 	// "no-debug-info". There are none if the Diff is empty.
 	Warnings []Finding
+
+	roots []*objfile.Symbol // of Ship
 }
 
 // Empty reports whether there is nothing to patch.
@@ -100,5 +110,12 @@ const (
 // code that is not replaced.
 const AllowBase = "base"
 
+// AllowOwnCopy is an override of linking: the patch has a definition of its own of what other files
+// of the program may define too.
+const AllowOwnCopy = "own-copy"
+
 // Overrides lists the names of all overrides of comparisons.
 var Overrides = []string{AllowLayout, AllowStatic, AllowVtable, AllowConstructor, AllowIFunc, AllowConstant, AllowScope}
+
+// AllOverrides lists those of later steps too.
+var AllOverrides = append(slices.Clone(Overrides), AllowBase, AllowOwnCopy)

@@ -1,0 +1,21 @@
+// The code of one: it is replaced.
+// only: gcc
+// changed: setup(int)::{lambda(int)#1}::_FUN(int)
+struct Base { virtual int call(int) = 0; };
+template <class F> struct Held : Base {
+	F f;
+	Held(F g) : f(g) {}
+	int call(int x) override { return f(x); }
+};
+template <class F> Base *hold(F f) { return new Held<F>(f); }
+extern Base *kept[4];
+extern int (*called[4])(int);
+
+void setup(int k) {
+#ifdef NEW
+	called[0] = [](int x) { return x + 100; };
+#else
+	called[0] = [](int x) { return x + 1; };
+#endif
+	kept[0] = hold([k](int x) { return x + k; });
+}
