@@ -14,6 +14,7 @@ import (
 	"hotpatch/internal/objdiff"
 	"hotpatch/internal/objfile"
 	"hotpatch/internal/patchlink"
+	"hotpatch/internal/rebuild"
 )
 
 // Pair is an object file before and after the change.
@@ -38,6 +39,9 @@ type Request struct {
 	Meta     patchlink.Meta
 	Out      string                           // the file to be written
 	Progress func(format string, args ...any) // told what is being done; may be nil
+
+	objects []rebuild.Object // of the state before the change, as far as they are known
+	whole   []bool           // by base: they are all of it
 }
 
 // Function is a function that a patch replaces, or does not.
@@ -92,6 +96,9 @@ func Pairs(ctx context.Context, r Request) (*Result, error) {
 	changed, err := compare(r, tell)
 	if err != nil {
 		return nil, err
+	}
+	for _, p := range r.Pairs {
+		r.objects = append(r.objects, rebuild.Object{File: p.Pre})
 	}
 	result := &Result{File: r.Out, Name: r.Meta.Name, Version: r.Meta.Version, Replaced: []Function{}}
 	return result, r.finish(ctx, changed, tell, result)
@@ -153,6 +160,9 @@ func (r *Request) finish(ctx context.Context, changed []*candidate, tell func(st
 		diffs = append(diffs, in.Diff)
 	}
 	result.describe(diffs, report)
+	for _, o := range report.Own {
+		result.Warnings = append(result.Warnings, Warning{Code: "own-copy", Symbol: demangle.Filter(o.Name), Why: "the patch has one of its own, and the program may have one too: " + o.Why, Override: o.Override})
+	}
 	return nil
 }
 

@@ -38,6 +38,7 @@ type finder struct {
 	bases  []Base
 	images []*runpre.Image // nil: not read yet
 	tell   func(string, ...any)
+	others *others
 }
 
 func (f *finder) image(i int) (*runpre.Image, error) {
@@ -56,6 +57,7 @@ func (f *finder) image(i int) (*runpre.Image, error) {
 // may: each has its own copy, and all are patched.
 func (r *Request) place(ctx context.Context, changed []*candidate, tell func(string, ...any), result *Result) ([]patchlink.Input, error) {
 	f := &finder{bases: r.Bases, images: make([]*runpre.Image, len(r.Bases)), tell: tell}
+	f.others = newOthers(f, r.objects, r.whole)
 	var errs []error
 	var fixed []string // objects of which images have the code after the change
 	for _, c := range changed {
@@ -80,6 +82,10 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 	var inputs []patchlink.Input
 	for _, c := range changed {
 		for _, p := range c.in {
+			if err := f.static(p.base); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 			if err := p.at.Check(changedCode(c.diff)); err != nil {
 				if f.fixed(c, p.base) {
 					fixed = append(fixed, c.name()+" in "+r.Bases[p.base].String())
@@ -91,7 +97,7 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 				errs = append(errs, e)
 				continue
 			}
-			inputs = append(inputs, patchlink.Input{Diff: c.diff, Base: p.at})
+			inputs = append(inputs, patchlink.Input{Diff: c.diff, Base: base{p.at, p.base, f.others}})
 		}
 		if len(c.in) > 0 {
 			for _, w := range c.diff.Warnings {
@@ -117,7 +123,7 @@ func (f *finder) fixed(c *candidate, base int) bool {
 	if err != nil {
 		return false
 	}
-	at, err := im.Match(c.diff.Post)
+	at, err := im.MatchWith(c.diff.Post, f.others.globals[base])
 	if err != nil {
 		return false
 	}
@@ -184,11 +190,7 @@ func (f *finder) find(c *candidate) (elsewhere bool, err error) {
 	var errs []error
 	none := true
 	for _, i := range where {
-		im, err := f.image(i)
-		if err != nil {
-			return false, err
-		}
-		at, err := im.Match(c.diff.Pre)
+		at, err := f.match(c, i)
 		var misfit *fault.Error
 		switch {
 		case err == nil:
@@ -215,6 +217,54 @@ func (f *finder) find(c *candidate) (elsewhere bool, err error) {
 		return true, nil
 	}
 	return false, f.nowhere(c, errors.Join(errs...))
+}
+
+// match finds an object in a base. Where its own code does not tell, that of the other
+// objects may.
+func (f *finder) match(c *candidate, base int) (*runpre.Placement, error) {
+	im, err := f.image(base)
+	if err != nil {
+		return nil, err
+	}
+	at, err := im.MatchWith(c.diff.Pre, f.others.globals[base])
+	if f.others.globals[base] != nil || len(f.others.objects) < 2 {
+		return at, err
+	}
+	open := err
+	if err == nil {
+		open = at.Check(changedCode(c.diff))
+	}
+	if !undecided(open) {
+		return at, err
+	}
+	if err := f.others.settle(base); err != nil {
+		return nil, err
+	}
+	return im.MatchWith(c.diff.Pre, f.others.globals[base])
+}
+
+// undecided reports whether a refusal is for want of knowledge.
+func undecided(err error) bool {
+	var list fault.List
+	var one *fault.Error
+	switch {
+	case errors.As(err, &list):
+		return slices.ContainsFunc(list, func(e *fault.Error) bool { return undecided(e) })
+	case errors.As(err, &one):
+		m, ok := one.Details.(runpre.Misfit)
+		return one.Code == "ambiguous-code" || one.Code == "code-not-found" || ok && m.Placed == 0 && m.Differ == 0
+	}
+	return false
+}
+
+// static refuses a base into which nothing can be loaded.
+func (f *finder) static(base int) error {
+	im, err := f.image(base)
+	if err != nil || !im.Static() {
+		return err
+	}
+	return &fault.Error{Kind: fault.Unfit, Code: "static-executable", What: "cannot make a patch for this program", Where: f.bases[base].String(),
+		Why: "it is statically linked: there is no dynamic loader in it, and so no patch can be loaded", Hint: "link the program dynamically to make it patchable"}
 }
 
 // nowhere is the answer that no image has an object.

@@ -119,6 +119,7 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, sameLine func
 	if len(changed) == 0 {
 		return nil, nothing(result.Source)
 	}
+	r.objects, r.whole = report.Objects, report.Whole
 	return result, r.finish(ctx, changed, tell, result)
 }
 

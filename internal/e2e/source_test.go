@@ -470,7 +470,7 @@ func TestSourceFixed(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	_, image = p.with("answer.c", strings.Replace(p.files["answer.c"], "* 10", "* 30", 1)).base(t)
-	if r, _ := p.buildSource(t, image, p.patch(t, edits...)); r.Exit != 4 || !strings.Contains(r.Stderr, "[code-not-found]") {
+	if r, _ := p.buildSource(t, image, p.patch(t, edits...)); r.Exit != 4 || !strings.Contains(r.Stderr, "[code-differs]") {
 		t.Errorf("%v", r)
 	}
 }

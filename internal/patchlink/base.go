@@ -18,6 +18,10 @@ type Base interface {
 	// the change means, and the object before the change does not have; ok is
 	// false if the images do not tell.
 	Named(post *objfile.Symbol) (t Target, ok bool, err error)
+	// Vague tells whether the program has a definition of its own of a symbol that only
+	// the object after the change defines, and where. With Unsure and Lost comes a fault
+	// that says why.
+	Vague(post *objfile.Symbol) (Target, Presence, error)
 	// Libraries are the sonames of what the images need (DT_NEEDED): symbols that
 	// are left to the dynamic linker get their versions from there.
 	Libraries() []string

@@ -103,10 +103,19 @@ func (u *unit) reference(from *objfile.Section, refs []objfile.Ref) (n int, err 
 	if r.Reloc.Type == elf.R_X86_64_NONE {
 		return 1, nil
 	}
+	y := r.Sym
+	switch v, err := u.takes(from, r); {
+	case err != nil:
+		return 1, err
+	case v == nil:
+	case v.presence == Exported:
+		return 1, u.leave(from, r)
+	default:
+		return u.bind(from, refs, v.target)
+	}
 	if u.keeps(from, r) {
 		return 1, u.keep(from, r)
 	}
-	y := r.Sym
 	pre := u.diff.Twin[y]
 	switch {
 	case y.Index == 0: // no symbol: an absolute number

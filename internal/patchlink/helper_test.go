@@ -111,6 +111,14 @@ func stem(name string) string { return numbers.ReplaceAllString(name, "") }
 
 func (b *table) Libraries() []string { return b.file.Needed() }
 
+func (b *table) Vague(y *objfile.Symbol) (Target, Presence, error) {
+	t, ok, err := b.Named(y)
+	if !ok {
+		return t, Absent, err
+	}
+	return t, Present, err
+}
+
 func (b *table) Find(y *objfile.Symbol) (Target, error) {
 	t, ok, err := b.Named(y)
 	if err == nil && !ok {

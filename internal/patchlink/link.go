@@ -36,6 +36,14 @@ type Report struct {
 	Bound     int              // places that are bound to the base
 	Imports   []string         // symbols that are left to the dynamic linker, in order
 	Absent    []string         // changed functions that the base has no code of: inlined everywhere, or never used
+	Own       []Own            // what the patch brings along although the program may have it too
+}
+
+// Own is a definition of the patch's own that the program may have too.
+type Own struct {
+	Name     string // mangled
+	Why      string
+	Override string // the override that has allowed it; "" if it needs none
 }
 
 // Replaced is a function that the patch replaces.
@@ -57,13 +65,15 @@ type image struct {
 
 // linker makes one patch out of all inputs.
 type linker struct {
-	images  []*image
-	fresh   map[string]bool // global symbols that some input adds
-	claimed map[place]string
-	imports map[string]bool
-	low     bool // the patch must be within the first 2 GiB
-	report  Report
-	refused fault.List
+	images    []*image
+	fresh     map[string]bool // global symbols that some input adds
+	claimed   map[place]string
+	imports   map[string]bool
+	severed   map[string]bool // names that mean something else after the change: see objdiff.Diff
+	overrides []string
+	low       bool // the patch must be within the first 2 GiB
+	report    Report
+	refused   fault.List
 }
 
 // place is an address in an image.
@@ -82,8 +92,11 @@ type Input struct {
 // all. What the inputs cannot be linked for is refused, everything at once: see
 // docs/limits.md, "Building a patch: linking".
 func Link(ctx context.Context, inputs []Input, m Meta, out string) (*Report, error) {
-	l := &linker{fresh: make(map[string]bool), claimed: make(map[place]string), imports: make(map[string]bool)}
+	l := &linker{fresh: make(map[string]bool), claimed: make(map[place]string), imports: make(map[string]bool), severed: make(map[string]bool), overrides: m.Overrides}
 	for _, s := range inputs {
+		for y := range s.Diff.Severed {
+			l.severed[y.Name] = true
+		}
 		for _, sec := range s.Diff.Ship {
 			for _, y := range sec.Symbols {
 				if isFresh(s.Diff, y) {

@@ -28,12 +28,14 @@ type unit struct {
 	slots *section                               // words that stand in for slots of a global offset table, or nil
 	slot  map[slotKey]uint64                     // offsets in it
 	own   map[place]*objdiff.Function            // what this object replaces
+	vague map[*objfile.Symbol]*vague             // what is known of symbols that the program may have too
 }
 
 func newUnit(l *linker, s Input) *unit {
 	u := &unit{l: l, diff: s.Diff, base: s.Base, obj: &object{},
 		ship: make(map[*objfile.Section]*section), syms: make(map[*objfile.Symbol]*symbol),
-		owner: make(map[*objfile.Section]*objdiff.Function), slot: make(map[slotKey]uint64), own: make(map[place]*objdiff.Function)}
+		owner: make(map[*objfile.Section]*objdiff.Function), slot: make(map[slotKey]uint64), own: make(map[place]*objdiff.Function),
+		vague: make(map[*objfile.Symbol]*vague)}
 	u.rec = newRecords(u.obj)
 	for i := range u.diff.Changed {
 		f := &u.diff.Changed[i]
@@ -49,8 +51,15 @@ func newUnit(l *linker, s Input) *unit {
 
 // build makes the edited object. Refusals are noted in the linker.
 func (u *unit) build() error {
-	for _, s := range u.diff.Ship {
+	ship := u.diff.Ship
+	if slices.ContainsFunc(ship, func(s *objfile.Section) bool { return slices.ContainsFunc(s.Symbols, u.inProgram) }) {
+		ship = u.diff.ShipWithout(u.inProgram)
+	}
+	for _, s := range ship {
 		u.take(s)
+	}
+	if err := u.moved(); err != nil {
+		return err
 	}
 	frames := u.frames()
 	for _, f := range frames {

@@ -20,6 +20,7 @@ type linked struct {
 	unknown []string // objects that compilers made, of which there is no record
 	open    bool     // something in it could not be looked at
 	images  []int    // that it corresponds to
+	program bool
 }
 
 // graph says which compilations are in what was linked.
@@ -61,7 +62,8 @@ func newGraph(compiles []*intercept.Compile, links []*intercept.Linking, images 
 	}
 	for _, path := range sortedKeys(made) {
 		out := made[path]
-		out.images = corresponding(path, images)
+		mine := Describe(path)
+		out.images, out.program = mine.corresponding(images), mine.Program
 		g.outputs = append(g.outputs, out)
 	}
 	return g
@@ -191,8 +193,7 @@ func archive(data []byte, dir string) (list []member, ok bool) {
 
 // corresponding gives the images that a linked file became: by build-id, or else by
 // name. An installed file may be stripped and have another suffix of version.
-func corresponding(path string, images []Image) (list []int) {
-	mine := Describe(path)
+func (mine Image) corresponding(images []Image) (list []int) {
 	for i, im := range images {
 		if mine.BuildID != "" && mine.BuildID == im.BuildID {
 			return []int{i}
@@ -221,7 +222,7 @@ func Describe(path string) Image {
 		return im
 	}
 	if e, err := elfsym.NewImage(f, st.Size()); err == nil {
-		im.Soname, im.BuildID = e.Soname(), e.BuildID().String()
+		im.Soname, im.BuildID, im.Program = e.Soname(), e.BuildID().String(), e.IsProgram()
 	}
 	return im
 }
@@ -262,4 +263,22 @@ func (g *graph) covers(images []Image) bool {
 		}
 	}
 	return any
+}
+
+// whole tells of which images everything that they were linked of is recorded.
+func (g *graph) whole(images []Image) []bool {
+	list := make([]bool, len(images))
+	for i := range images {
+		for _, out := range g.outputs {
+			if slices.Contains(out.images, i) {
+				list[i] = true
+			}
+		}
+		for _, out := range g.outputs {
+			if slices.Contains(out.images, i) && (out.open || len(out.unknown) > 0) {
+				list[i] = false
+			}
+		}
+	}
+	return list
 }

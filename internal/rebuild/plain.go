@@ -51,7 +51,7 @@ func (b *rebuilder) comparePlain() error {
 		if mine.BuildID == "" {
 			return nil
 		}
-		for _, i := range corresponding(path, b.Images) {
+		for _, i := range Describe(path).corresponding(b.Images) {
 			one := Plain{Image: i, Path: within(b.root, path), BuildID: mine.BuildID, Equal: mine.BuildID == b.Images[i].BuildID}
 			if was, there := found[i]; there && (was.Equal || !one.Equal) {
 				continue

@@ -37,6 +37,7 @@ type Image struct {
 	Name    string // of its file
 	Soname  string
 	BuildID string
+	Program bool
 	Maybe   bool // it may have nothing to do with the source tree
 }
 
@@ -48,6 +49,18 @@ type Report struct {
 	Compiled  int      `json:"compiled"`  // compilations of the whole build
 	Again     bool     `json:"again"`     // the build was run twice
 	Plain     []Plain  `json:"plain"`     // what a build without watching gives
+	Objects   []Object `json:"objects"`   // everything that was compiled, before the change
+	Whole     []bool   `json:"whole"`     // by image: Objects has all that it was linked from
+}
+
+// Object is what a compilation has made.
+type Object struct {
+	File   string `json:"file"`   // a copy that is kept
+	Images []int  `json:"images"` // as in Unit
+
+	// What else it is linked into that is none of the images.
+	Programs  []string `json:"programs,omitempty"`
+	Libraries []string `json:"libraries,omitempty"`
 }
 
 // Unit is one compilation.

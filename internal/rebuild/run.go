@@ -105,6 +105,10 @@ func (b *rebuilder) first(ctx context.Context) error {
 	}
 	b.graph = newGraph(b.compiles, links, b.Images)
 	b.covered = b.graph.covers(b.Images)
+	for _, c := range b.compiles {
+		b.report.Objects = append(b.report.Objects, b.object(c))
+	}
+	b.report.Whole = b.graph.whole(b.Images)
 	b.before = b.sums()
 	return nil
 }
@@ -278,8 +282,27 @@ func (b *rebuilder) names(paths []string) string {
 	return strings.Join(list, ", ")
 }
 
+// object says what has become of a compilation.
+func (b *rebuilder) object(c *intercept.Compile) Object {
+	_, images, _ := b.graph.of(c)
+	o := Object{File: c.Object, Images: images}
+	for _, out := range b.graph.outputs {
+		switch {
+		case !out.objects[c] || len(out.images) > 0:
+		case out.program:
+			o.Programs = append(o.Programs, within(b.root, out.path))
+		case !isRelocatable(out.path):
+			o.Libraries = append(o.Libraries, within(b.root, out.path))
+		}
+	}
+	return o
+}
+
 func (b *rebuilder) unit(c *intercept.Compile, because []string) Unit {
 	u := Unit{Source: within(b.root, c.Source), Output: within(b.root, c.Output), Pre: c.Object}
+	if strings.HasPrefix(c.Output, filepath.Join(b.Work, "watch")+"/") {
+		u.Output = u.Source // compiled and linked by one command: the object is ours
+	}
 	var linkedInto []string
 	linkedInto, u.Images, _ = b.graph.of(c)
 	for _, p := range linkedInto {

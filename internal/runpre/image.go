@@ -114,6 +114,9 @@ func Open(path string, debug ...string) (*Image, error) {
 	return im, nil
 }
 
+// Static reports whether the image is a program without a dynamic linker.
+func (im *Image) Static() bool { return im.program && im.file.Interp() == "" }
+
 func unreadable(path string, err error) error {
 	return &fault.Error{Kind: fault.Unfit, Code: "image-unreadable", What: "cannot read the image", Where: path, Err: err}
 }

@@ -44,12 +44,23 @@ type Misfit struct {
 // and variable may be there in addition. The fault is "different-source" if
 // more of its functions differ from the image than agree, or none agrees, and
 // "ambiguous-code" if none can be told from others.
-func (im *Image) Match(pre *objfile.Object) (*Placement, error) {
+func (im *Image) Match(pre *objfile.Object) (*Placement, error) { return im.MatchWith(pre, nil) }
+
+// MatchWith matches an object knowing where global symbols are, which other objects of the
+// image have told: see Placement.Globals.
+func (im *Image) MatchWith(pre *objfile.Object, globals map[string]uint64) (*Placement, error) {
 	m := &matcher{im: im, pre: pre, byKey: make(map[key]*function), bounds: make(map[*objfile.Section][]uint64),
 		data: make(map[datumKey]*datum), known: make(map[factKey]uint64), bad: make(map[factKey]error)}
 	m.collect()
 	for _, f := range m.funcs {
 		m.candidates(f)
+	}
+	if len(globals) > 0 {
+		for _, y := range pre.Symbols {
+			if at, ok := globals[y.Name]; ok && y.Name != "" && y.Bind != elf.STB_LOCAL && y.Type != elf.STT_TLS && y.Type != elf.STT_GNU_IFUNC {
+				m.learn(factKey{keyOf(y), atAddr}, at)
+			}
+		}
 	}
 	m.makeLines()
 	for m.round() || m.neighbours() {
@@ -162,7 +173,7 @@ func (m *matcher) candidates(f *function) {
 				f.named = append(f.named, n.value)
 			}
 		}
-		whole = whole && (y.Bind != elf.STB_LOCAL || m.im.locals)
+		whole = whole && (m.im.locals || y.Bind != elf.STB_LOCAL && isVisible(y))
 	}
 	if len(f.named) > 0 {
 		for _, at := range f.named {
@@ -191,6 +202,11 @@ func (m *matcher) candidates(f *function) {
 	if len(f.cands) == 0 {
 		f.asked = make(map[uint64]bool) // a reference may tell yet which one was
 	}
+}
+
+// isVisible reports whether a global symbol stays one when an image is linked.
+func isVisible(y *objfile.Symbol) bool {
+	return y.Vis != elf.STV_HIDDEN && y.Vis != elf.STV_INTERNAL
 }
 
 // described reports whether the object has unwind information for a function.

@@ -136,6 +136,24 @@ func (p *Placement) refusal(y *objfile.Symbol, v Verdict) *fault.Error {
 	return e
 }
 
+// Globals gives where the image has global symbols that the object defines or refers to, for
+// MatchWith.
+func (p *Placement) Globals() map[string]uint64 {
+	list := make(map[string]uint64)
+	for _, y := range p.m.pre.Symbols {
+		k := factKey{keyOf(y), atAddr}
+		at, ok := p.m.known[k]
+		if !ok || y.Name == "" || y.Bind == elf.STB_LOCAL || y.Type == elf.STT_TLS || y.Type == elf.STT_GNU_IFUNC || p.m.bad[k] != nil {
+			continue
+		}
+		if f := p.m.funcAt(y); f != nil && p.m.verdict(f).State != Placed {
+			continue
+		}
+		list[y.Name] = at
+	}
+	return list
+}
+
 // Libraries gives the sonames that the image needs.
 func (p *Placement) Libraries() []string { return p.m.im.file.Needed() }
 
