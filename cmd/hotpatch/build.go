@@ -239,6 +239,10 @@ func showBuilt(p *page, r *hotbuild.Result) {
 	}
 	if s := r.Source; s != nil {
 		for _, u := range s.Units {
+			if u.New {
+				p.line("  compiled %s, which is new", u.Source)
+				continue
+			}
 			what := "its code differs"
 			if !u.Differs {
 				what = "its code is the same"

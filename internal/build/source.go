@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"hotpatch/internal/fault"
+	"hotpatch/internal/objdiff"
+	"hotpatch/internal/objfile"
 	"hotpatch/internal/rebuild"
 	"hotpatch/internal/sourcetree"
 )
@@ -36,8 +38,9 @@ type Unit struct {
 	Source  string   `json:"source"`
 	Output  string   `json:"output"` // of the build
 	Linked  []string `json:"linked,omitempty"`
-	Because []string `json:"because"` // changed files that it reads
-	Differs bool     `json:"differs"` // its object code does
+	Because []string `json:"because"`       // changed files that it reads
+	Differs bool     `json:"differs"`       // its object code does
+	New     bool     `json:"new,omitempty"` // it is compiled only after the change
 }
 
 // FromSource makes a patch from a change of a source tree. Faults: those of Pairs, and
@@ -101,7 +104,7 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, sameLine func
 	var errs []error
 	for i := range report.Units {
 		u := &report.Units[i]
-		d, err := compareOne(r, Pair{u.Pre, u.Post}, u.Output, sameLine)
+		d, err := r.unit(u, sameLine)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -123,8 +126,22 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, sameLine func
 	return result, r.finish(ctx, changed, tell, result)
 }
 
+// unit compares a file that was compiled before and after the change. One that is new has
+// nothing before.
+func (r *Request) unit(u *rebuild.Unit, sameLine func(string, int) bool) (*objdiff.Diff, error) {
+	if !u.New {
+		return compareOne(*r, Pair{u.Pre, u.Post}, u.Output, sameLine)
+	}
+	post, err := objfile.Open(u.Post)
+	if err != nil {
+		return nil, err
+	}
+	post.Path = u.Output
+	return objdiff.Compare(objfile.Empty(post), post, objdiff.Options{Allow: r.Allow, SameLine: sameLine})
+}
+
 func unitOf(u rebuild.Unit) Unit {
-	return Unit{Source: u.Source, Output: u.Output, Linked: u.Linked, Because: u.Because}
+	return Unit{Source: u.Source, Output: u.Output, Linked: u.Linked, Because: u.Because, New: u.New}
 }
 
 // nothing is the answer that a change of source makes no difference.

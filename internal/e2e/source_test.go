@@ -324,6 +324,25 @@ func TestSource(t *testing.T) {
 			"answer.c", "bounded(x) * 10", "more(x) * 10", "more.h", "", "static __attribute__((noinline)) int more(int x) { return x > 7 ? 0 : 1; }\n",
 			"answer.c", "+ calls;", "+ calls + 70;")
 	})
+	// It has a variable of its own, uses the program's, and the program has no symbols.
+	const third = "#include <stdio.h>\n#include \"bounds.h\"\nint thirds;\nstatic int so_far;\nextern int second(int);\nint third(int x) {\n\tif (x < 0)\n\t\tprintf(\"%d\", so_far);\n\tso_far += ++thirds;\n\treturn bounded(x) * 3 + so_far * 100000 + second(x);\n}\n"
+	use := []string{"third.c", "", third, "answer.c", "static int calls;", "int third(int x);\nextern int thirds;\nstatic int calls;", "answer.c", "bounded(x) * 10", "third(x) * 10 + thirds * 1000"}
+	t.Run("another file", func(t *testing.T) {
+		t.Parallel()
+		r := makeProject().fixed(t, "1000%d 1000", "104100%d 1000", append([]string{"Makefile", "second.o", "second.o third.o"}, use...)...)
+		says(t, r, "compiled third.c, which is new", "replaces answer (served)")
+	})
+	t.Run("another file, and one command for all", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", "served: main.c answer.c second.c\n\t$(CC) -O2 -o $@ $^\n")
+		r := p.fixed(t, "1000%d 1000", "104100%d 1000", append([]string{"Makefile", "second.c", "second.c third.c"}, use...)...)
+		says(t, r, "compiled third.c, which is new", "compiled again answer.c")
+	})
+	t.Run("another file that a wildcard finds", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("Makefile", "served: $(patsubst %.c,%.o,$(wildcard *.c))\n\t$(CC) -O2 -o $@ $^\n")
+		p.fixed(t, "1000%d 1000", "104100%d 1000", use...)
+	})
 	t.Run("new header that is found before another", func(t *testing.T) {
 		t.Parallel()
 		p := makeProject().with("answer.c", strings.Replace(servedFiles()["answer.c"], `"bounds.h"`, "<bounds.h>", 1)).
@@ -497,7 +516,8 @@ func TestSourceRefused(t *testing.T) {
 		"linked in a way that was not seen":             {withMake("served: main.o second.o\n\t/usr/bin/gcc -O2 -c answer.c\n\t/usr/bin/gcc -o served main.o answer.o second.o"), plain, 4, "unrecorded-compile"},
 		"assembler":                                     {withMake("served: main.o answer.o second.o asm.o\n\tgcc -o served $^"), []string{"asm.S", "$2", "$3"}, 4, "changed-assembler"},
 		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
-		"another file":                                  {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third(void) { return 3; }\n"}, 4, "new-source-file"},
+		"another file in assembler":                     {p, []string{"Makefile", "second.o", "second.o third.o", "third.S", "", ".globl third\nthird: ret\n.section .note.GNU-stack,\"\"\n"}, 4, "new-source-file"},
+		"another file with a constructor":               {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third;\n__attribute__((constructor)) static void begin(void) { third = 3; }\n"}, 4, "changed-constructor"},
 		"a file that has changed since it was compiled": {withMake("served: main.o answer.o second.o\n\techo '/* */' >>bounds.h\n\tgcc -o served main.o answer.o second.o"), plain, 4, "unstable-input"},
 		"a file that the assembler includes":            {assembled, []string{"data.bin", "3", "4"}, 4, "changed-data"},
 		"a source from standard input":                  {withMake("served: main.o second.o\n\tcat answer.c | gcc -O2 -x c -c -o answer.o -\n\tgcc -o served main.o answer.o second.o"), plain, 4, "source-from-stdin"},

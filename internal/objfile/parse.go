@@ -49,6 +49,12 @@ func unreadable(path string, err error) error {
 	return &fault.Error{Kind: fault.Unfit, Code: "object-unreadable", What: "cannot read the object file", Where: path, Err: err}
 }
 
+// Empty gives an object of the same compiler that has nothing: what there is before a new
+// source file.
+func Empty(like *Object) *Object {
+	return &Object{Path: like.Path, Compiler: like.Compiler, Sections: []*Section{{}}, Symbols: []*Symbol{{}}}
+}
+
 // Parse parses an object file. The result aliases data, which must not change.
 // path is for messages only. The faults are "object-not-elf";
 // "object-wrong-kind" for an ELF file that is no relocatable object for x86-64,

@@ -85,13 +85,11 @@ func (b *rebuilder) renew(ctx context.Context) error {
 // again runs the build in the state after the change. Nothing of the images is
 // compiled.
 func (b *rebuilder) again(ctx context.Context) error {
-	known := make(map[string]bool) // outputs
 	for _, c := range b.compiles {
 		_, images, linked := b.graph.of(c)
 		if err := b.watch.Reuse(c, len(images) > 0 || !b.covered && linked); err != nil {
 			return workFault(err)
 		}
-		known[real(c.Output)] = true
 	}
 	if err := b.renew(ctx); err != nil {
 		return workFault(err)
@@ -113,23 +111,50 @@ func (b *rebuilder) again(ctx context.Context) error {
 	g := newGraph(append(slices.Clone(b.compiles), compiles...), links, b.Images)
 	var refused fault.List
 	for _, c := range compiles {
-		_, images, linked := g.of(c)
+		linkedInto, images, linked := g.of(c)
 		if len(images) == 0 && (b.covered || !linked) {
 			continue
 		}
-		if !known[real(c.Output)] {
-			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "new-source-file", What: "cannot patch in a new file", Where: within(b.root, c.Source),
-				Why: "the change makes the build compile it, and it has no state before", Hint: "put the new code into a file that exists"})
-			continue
-		}
 		was := b.graph.byOutput[real(c.Output)] // there may be several, with options of their own
-		if !slices.ContainsFunc(was, func(w *intercept.Compile) bool { return slices.Equal(w.Args, c.Args) }) {
+		if len(was) == 0 {                      // one that is linked by the same command gets a name from that
+			was = slices.DeleteFunc(slices.Clone(b.compiles), func(w *intercept.Compile) bool { return w.Source != c.Source || w.Source == "" })
+		}
+		switch {
+		case len(was) == 0 && c.Assembler():
+			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "new-source-file", What: "cannot patch in a new file", Where: within(b.root, c.Source),
+				Why: "it is in assembler, in which nothing tells functions apart", Hint: "put the new code into a C or C++ file"})
+		case len(was) == 0 && len(images) == 0:
+			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "new-source-file", What: "cannot patch in a new file", Where: within(b.root, c.Source),
+				Why: "it is linked into " + b.names(linkedInto) + ", and which of the bases that is was not seen", Hint: "name what the build makes of it with --base"})
+		case len(was) == 0:
+			b.fresh = append(b.fresh, b.newUnit(g, c))
+		case !slices.ContainsFunc(was, func(w *intercept.Compile) bool { return slices.Equal(w.Args, c.Args) }):
 			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "changed-flags", What: "cannot compare the two states", Where: within(b.root, c.Source),
 				Why:  "the change makes the build compile it with other options: " + difference(was[len(was)-1].Args, c.Args),
 				Hint: "a patch carries changes of source files; leave those of the build system out"})
 		}
 	}
 	return refused.ErrOrNil()
+}
+
+// newUnit is a file that the build compiles only after the change.
+func (b *rebuilder) newUnit(g *graph, c *intercept.Compile) Unit {
+	u := Unit{Source: within(b.root, c.Source), Output: within(b.root, c.Output), Post: c.Object, New: true}
+	linked, images, _ := g.of(c)
+	u.Images = images
+	for _, p := range linked {
+		u.Linked = append(u.Linked, within(b.root, p))
+	}
+	for _, d := range c.Deps {
+		b.report.Unread = slices.DeleteFunc(b.report.Unread, func(rel string) bool {
+			if real(filepath.Join(b.root, rel)) != real(d.Path) {
+				return false
+			}
+			u.Because = append(u.Because, rel)
+			return true
+		})
+	}
+	return u
 }
 
 // difference gives what two command lines do not share.

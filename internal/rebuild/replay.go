@@ -58,6 +58,7 @@ func (b *rebuilder) replay(ctx context.Context, units []*intercept.Compile, beca
 	if err := list.ErrOrNil(); err != nil {
 		return err
 	}
+	b.report.Units = append(b.report.Units, b.fresh...)
 	// New files are read by what is compiled now.
 	b.report.Unread = slices.DeleteFunc(b.report.Unread, func(rel string) bool {
 		path := real(filepath.Join(b.root, rel))

@@ -72,4 +72,5 @@ type Unit struct {
 	Linked  []string `json:"linked"`  // files that it is linked into; empty: not known
 	Images  []int    `json:"images"`  // indexes of the images that were made in this way
 	Because []string `json:"because"` // files that it read and that are different
+	New     bool     `json:"new"`     // it is compiled only after the change; there is no Pre
 }

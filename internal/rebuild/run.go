@@ -30,6 +30,7 @@ type rebuilder struct {
 	texts    map[string]text
 	before   map[string]string // content of what was read, when the build had ended
 	report   Report
+	fresh    []Unit // files that only the build after the change compiles
 }
 
 // run does everything, in the namespace that it was put into.
