@@ -90,7 +90,7 @@ func TestLambda(t *testing.T) {
 				if r.Exit != 0 {
 					t.Fatalf("%v", r)
 				}
-				if strings.Contains(r.Stdout+r.Stderr, "kept-lambda") != c.warned {
+				if strings.Contains(r.Stdout+r.Stderr, "kept-type") != c.warned {
 					t.Errorf("it should warn: %v\n%v", c.warned, r)
 				}
 				q := testtarget.Start(t, program)

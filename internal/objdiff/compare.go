@@ -57,7 +57,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	}
 	d.correlate()
 	d.statics()
-	d.lambdas()
+	d.numberedTypes()
 	d.compareFunctions()
 	d.inlinedChanges()
 	d.unnamedCode()
@@ -67,6 +67,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d.constructors()
 	d.list()
 	d.folded()
+	d.movedInside()
 	d.ship()
 	d.threadLocals()
 	if !d.out.Empty() {

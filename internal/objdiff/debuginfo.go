@@ -16,15 +16,15 @@ type debugInfo struct {
 	data      *dwarf.Data
 	producers []string // DW_AT_producer of the units
 
-	read    bool // whether the following are there
-	entries map[dwarf.Offset]*entry
-	byPlace map[codePlace]*entry // functions and variables by where they are
-	byName  map[string]*entry    // functions and variables outside of functions by mangled name
-	inlined []*entry             // inlined calls
-	vars    map[string]bool      // qualified names of variables outside of functions, stored or not
-	steps   int                  // members looked at in comparisons of types
-	types   map[string][]*entry  // named types that are complete, by sort and qualified name
-	lambdas map[*entry][]*entry  // types of lambdas by what they are in, in order
+	read     bool // whether the following are there
+	entries  map[dwarf.Offset]*entry
+	byPlace  map[codePlace]*entry // functions and variables by where they are
+	byName   map[string]*entry    // functions and variables outside of functions by mangled name
+	inlined  []*entry             // inlined calls
+	vars     map[string]bool      // qualified names of variables outside of functions, stored or not
+	steps    int                  // members looked at in comparisons of types
+	types    map[string][]*entry  // named types that are complete, by sort and qualified name
+	numbered map[*entry][]*entry  // types that compilers number, by what they are in, in order
 }
 
 // entry is one debugging information entry.
@@ -42,7 +42,7 @@ type entry struct {
 	params   []dwarf.Offset // types that a template is instantiated with
 	size     int64          // bytes; -1 if it does not say
 	declared bool           // a declaration only
-	lambda   bool           // the type of a lambda
+	callable bool           // a type with an operator()
 	where    string         // data_member_location and bit offsets, as text
 	value    int64          // of an enumerator or of the number of elements
 	encoding int64          // of a base type
@@ -94,7 +94,7 @@ func (d *differ) full(o *objfile.Object) *debugInfo {
 		i.byPlace = make(map[codePlace]*entry)
 		i.byName = make(map[string]*entry)
 		i.types = make(map[string][]*entry)
-		i.lambdas = make(map[*entry][]*entry)
+		i.numbered = make(map[*entry][]*entry)
 		i.vars = make(map[string]bool)
 		i.err = i.safely(func() error { return i.readEntries(o) })
 	}

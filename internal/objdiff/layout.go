@@ -30,7 +30,7 @@ func (d *differ) layouts() {
 		why := ""
 		switch {
 		case strings.Contains(key, "lambda"): // as compilers call them here
-			why = d.layoutsByLambda(pre, p, post, q)
+			why = d.layoutsByNumber(pre, p, post, q)
 		case len(p) == 1 && len(q) == 1:
 			why = compareLayout(pre, p[0], post, q[0])
 		case !slices.Equal(signatures(pre, p), signatures(post, q)):

@@ -247,7 +247,7 @@ func (d *differ) lostStatic(a *objfile.Symbol) {
 	for _, f := range d.usesOf(d.pre).by[a] {
 		if d.rev[f] != nil {
 			hint := "leave the variable in the source, with a reference to it"
-			if mayNameLambda(a.Name) && len(lambdasIn(a.Name)) > 0 {
+			if len(numberedIn(a.Name)) > 0 {
 				hint += "; a lambda has another number if one of the function is added or removed in front of it"
 			}
 			d.refuse("removed-static", a, AllowStatic,
@@ -255,6 +255,38 @@ func (d *differ) lostStatic(a *objfile.Symbol) {
 			return
 		}
 	}
+}
+
+// movedInside refuses a variable that is gone while a function that used it has got a static
+// one of its name.
+func (d *differ) movedInside() {
+	for _, a := range d.out.Removed {
+		if a.IsFunc() || a.Section == nil || isReadOnly(a.Section) || isStaticLocal(a) {
+			continue
+		}
+		for _, b := range d.out.New {
+			if b.IsFunc() || b.Section == nil || !isStaticLocal(b) || a.Size != b.Size || a.Type != b.Type || plainName(a) != plainName(b) {
+				continue
+			}
+			for _, g := range d.usesOf(d.post).by[b] {
+				if f := d.twin[g]; f != nil && slices.Contains(d.usesOf(d.pre).by[a], f) {
+					d.refuse("removed-static", b, AllowStatic, "it was a variable of the file, and is one of "+display(g.Name)+" now: what the running program has in it would not count",
+						"leave it where it was")
+					break
+				}
+			}
+		}
+	}
+}
+
+// plainName gives the name that a variable has in the source.
+func plainName(y *objfile.Symbol) string {
+	name := baseName(y.Name)
+	if strings.HasPrefix(name, "_Z") {
+		name = display(name)
+		return name[strings.LastIndex(name, ":")+1:]
+	}
+	return name[strings.LastIndex(name, ".")+1:] // clang has the function in front
 }
 
 // onlyLike gives the one of list that looks like y: same size, sort of section

@@ -46,7 +46,7 @@ type Diff struct {
 
 	// Warnings has what would have been refused but was overridden (those have
 	// Override set), and what does not stand in the way: "main", "never-returns",
-	// "saved-context", "kept-constant", "new-global", "removed-function", "removed-variable", "unstored-variable" and
+	// "saved-context", "kept-type", "kept-constant", "new-global", "removed-function", "removed-variable", "unstored-variable" and
 	// "no-debug-info". There are none if the Diff is empty.
 	Warnings []Finding
 

@@ -1,6 +1,6 @@
 // One in front of another, which is edited as well: what has been kept of that goes on with the old code, and that is said.
 // changed: setup(int)
-// warned: kept-lambda
+// warned: kept-type
 struct Base { virtual int call(int) = 0; };
 template <class F> struct Held : Base {
 	F f;

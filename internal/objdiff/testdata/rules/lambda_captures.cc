@@ -1,6 +1,6 @@
 // What is captured has another layout: what has been kept is as it was, and has the old code.
 // changed: setup(int, int)
-// warned: kept-lambda
+// warned: kept-type
 struct Base { virtual int call(int) = 0; };
 template <class F> struct Held : Base {
 	F f;

@@ -1,5 +1,5 @@
 // One in front of others is gone: if it was kept, it goes on, and that is said.
-// warned: kept-lambda
+// warned: kept-type
 // changed: setup(int)
 struct Base { virtual int call(int) = 0; };
 template <class F> struct Held : Base {
