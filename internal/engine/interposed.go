@@ -48,7 +48,7 @@ func (pl *planner) checkInterposed() error {
 			}
 			pl.refuse(&fault.Error{Code: "interposed", What: "replacing " + r.Name() + " would not be enough", Where: where,
 				Why:  m.Name + " has a copy of it, which the dynamic linker has taken for all calls by name, and the patch does not replace that",
-				Hint: "make the patch for both, with --base for each; or say --allow-interposed if the library's own direct calls are meant"})
+				Hint: "make a patch for each of both, and apply that of " + m.Name + " first; or say --allow-interposed if the library's own direct calls are meant"})
 			break
 		}
 	}

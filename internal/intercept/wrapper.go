@@ -213,6 +213,9 @@ func (w *wrapper) more(c *Command) []string {
 	if c.last(func(s string) bool { return s == "-gsplit-dwarf" || strings.HasPrefix(s, "-gsplit-dwarf=") }) != "" {
 		list = append(list, "-gno-split-dwarf")
 	}
+	if c.last(func(s string) bool { return s == "-fdebug-types-section" }) != "" {
+		list = append(list, "-fno-debug-types-section")
+	}
 	if w.clang {
 		list = append(list, "-fstandalone-debug")
 	}

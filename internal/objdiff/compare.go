@@ -58,6 +58,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d.correlate()
 	d.statics()
 	d.numberedTypes()
+	d.renamedOwners()
 	d.compareFunctions()
 	d.inlinedChanges()
 	d.unnamedCode()
@@ -73,6 +74,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	if !d.out.Empty() {
 		d.layouts()
 		d.variableTypes()
+		d.prototypes()
 		d.keptConstants()
 		d.warnings()
 	}

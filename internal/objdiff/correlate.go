@@ -20,6 +20,7 @@ type differ struct {
 	twin       map[*objfile.Symbol]*objfile.Symbol // post to pre
 	rev        map[*objfile.Symbol]*objfile.Symbol // pre to post
 	refused    fault.List
+	lost       []*objfile.Symbol        // static variables of functions that seem to be gone
 	notShipped map[*objfile.Symbol]bool // constructors and resolvers
 	alike      map[*objfile.Symbol]bool // constants that linkers merge, and both builds have
 

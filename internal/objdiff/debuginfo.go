@@ -40,6 +40,7 @@ type entry struct {
 	parent   *entry
 	children []*entry       // members, enumerators, dimensions, base classes
 	params   []dwarf.Offset // types that a template is instantiated with
+	formals  []*entry       // parameters of a function
 	size     int64          // bytes; -1 if it does not say
 	declared bool           // a declaration only
 	callable bool           // a type with an operator()
@@ -135,6 +136,10 @@ func (i *debugInfo) readEntries(o *objfile.Object) error {
 			n.parent = stack[len(stack)-1]
 			i.belongs(n)
 			switch n.tag {
+			case dwarf.TagFormalParameter:
+				if n.parent.tag == dwarf.TagSubprogram {
+					n.parent.formals = append(n.parent.formals, n)
+				}
 			case dwarf.TagMember, dwarf.TagInheritance, dwarf.TagEnumerator, dwarf.TagSubrangeType:
 				n.parent.children = append(n.parent.children, n)
 			}

@@ -77,10 +77,30 @@ func (d *differ) numberedTypes() {
 		delete(d.rev, p.pre)
 		clear(d.seen)
 		if !p.pre.IsFunc() && !isReadOnly(p.pre.Section) && !isClassData(p.pre.Name) {
-			d.refuse("ambiguous-static", p.pre, AllowStatic, "it is a static variable in "+strings.Join(p.types, ", ")+", which has got another number, since a lambda or a type was added or removed in front of it; its state would be lost",
-				"add lambdas and classes behind the others, or give them names")
+			d.refuseStatic(p.pre, p.types)
 		}
 	}
+}
+
+// renumberedStatic refuses a static variable in a numbered type that is there under another
+// number, and reports whether it is so.
+func (d *differ) renumberedStatic(a *objfile.Symbol) bool {
+	types := numberedIn(a.Name)
+	if len(types) == 0 {
+		return false
+	}
+	for _, b := range d.post.Symbols {
+		if b.Section != nil && !b.IsFunc() && d.twin[b] == nil && b.Type == a.Type && sameButForNumber(a, b) {
+			d.refuseStatic(a, types)
+			return true
+		}
+	}
+	return false
+}
+
+func (d *differ) refuseStatic(a *objfile.Symbol, types []string) {
+	d.refuse("ambiguous-static", a, AllowStatic, "it is a static variable in "+strings.Join(types, ", ")+", which has got another number, since a lambda or a type was added or removed in front of it; its state would be lost",
+		"add lambdas and classes behind the others, or give them names")
 }
 
 // mayBeNumbered excludes most names quickly.

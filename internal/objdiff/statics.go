@@ -107,7 +107,7 @@ func (d *differ) statics() {
 		p, q := pre[name], post[name]
 		if len(q) == 0 {
 			for _, a := range p {
-				d.lostStatic(a)
+				d.lost = append(d.lost, a)
 			}
 			continue
 		}
@@ -117,6 +117,70 @@ func (d *differ) statics() {
 		}
 		d.matchStatics(name, p, q)
 	}
+}
+
+// renamedOwners finds the twins of static variables of functions that have another name,
+// other parameters or another scope than before: they are known by their own names, and who
+// reaches them. Those that have none then are refused.
+func (d *differ) renamedOwners() {
+	group := func(o *objfile.Object, twins map[*objfile.Symbol]*objfile.Symbol) map[string][]*objfile.Symbol {
+		m := make(map[string][]*objfile.Symbol)
+		for _, y := range o.Symbols {
+			if y.Section == nil || y.IsFunc() || y.Type == elf.STT_NOTYPE || !relevant(y) || !isStaticLocal(y) || isReadOnly(y.Section) || twins[y] != nil || len(numberedIn(y.Name)) > 0 {
+				continue
+			}
+			k := plainName(y)
+			if strings.HasPrefix(y.Name, "_ZGV") {
+				k = "guard " + k
+			}
+			m[k] = append(m[k], y)
+		}
+		return m
+	}
+	pre, post := group(d.pre, d.rev), group(d.post, d.twin)
+	for _, k := range sortedKeys(pre) {
+		p, q := pre[k], post[k]
+		for _, a := range p {
+			var like []*objfile.Symbol
+			for _, b := range q {
+				if d.twin[b] == nil && onlyLike(a, []*objfile.Symbol{b}) != nil && (d.sameOwners(a, b) || ownerName(a) == ownerName(b) && ownerName(a) != "") {
+					like = append(like, b)
+				}
+			}
+			switch {
+			case len(like) == 0:
+			case len(like) == 1 && onlyLike(like[0], p) == a:
+				d.pairUp(a, like[0])
+			default:
+				d.refuse("ambiguous-static", a, AllowStatic,
+					fmt.Sprintf("the function that has it has another name or other parameters now, and %d static variables of that name do not tell which is which; its state would be lost", len(like)),
+					"give the static variables names of their own before")
+			}
+		}
+	}
+	for _, a := range d.lost {
+		if d.rev[a] == nil && !d.renumberedStatic(a) {
+			d.lostStatic(a)
+		}
+	}
+}
+
+// ownerName gives the name of the function that a static variable of C++ is in, without
+// parameters and scope.
+func ownerName(y *objfile.Symbol) string {
+	if !strings.HasPrefix(y.Name, "_Z") {
+		return ""
+	}
+	name := display(y.Name)
+	i := strings.LastIndex(name, "::")
+	if i < 0 {
+		return ""
+	}
+	name = strings.TrimSuffix(name[:i], " const")
+	if j := strings.LastIndexByte(name, '('); j > 0 {
+		name = name[:j]
+	}
+	return name[strings.LastIndexAny(name, ": ")+1:]
 }
 
 // staticGroups gives the static variables without a twin by base name.
@@ -205,7 +269,7 @@ func (d *differ) matchStatics(name string, p, q []*objfile.Symbol) {
 					display(name), len(p), len(q)),
 				"give a new static variable a name that the file does not have yet; leave the others where they are")
 		default:
-			d.lostStatic(a)
+			d.lost = append(d.lost, a)
 		}
 	}
 }
@@ -246,12 +310,9 @@ func claimedOnce(claims map[*objfile.Symbol]map[*objfile.Symbol]bool, b *objfile
 func (d *differ) lostStatic(a *objfile.Symbol) {
 	for _, f := range d.usesOf(d.pre).by[a] {
 		if d.rev[f] != nil {
-			hint := "leave the variable in the source, with a reference to it"
-			if len(numberedIn(a.Name)) > 0 {
-				hint += "; a lambda has another number if one of the function is added or removed in front of it"
-			}
 			d.refuse("removed-static", a, AllowStatic,
-				fmt.Sprintf("the static variable is gone, and %s, which used it, is still there", display(f.Name)), hint)
+				fmt.Sprintf("the static variable is gone, and %s, which used it, is still there", display(f.Name)),
+				"leave the variable in the source, with a reference to it")
 			return
 		}
 	}

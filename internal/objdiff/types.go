@@ -103,6 +103,7 @@ const (
 	AllowConstructor = "constructor"   // constructors differ or are new; they will not run
 	AllowIFunc       = "ifunc"         // the resolver of an indirect function differs; it will not run
 	AllowConstant    = "constant"      // a constant differs whose address the running program keeps
+	AllowPrototype   = "prototype"     // a function whose address the running program may keep takes or returns other things
 	AllowScope       = "scope"         // a static variable became global or the reverse, or a name means another sort of thing
 )
 
@@ -115,7 +116,7 @@ const AllowBase = "base"
 const AllowOwnCopy = "own-copy"
 
 // Overrides lists the names of all overrides of comparisons.
-var Overrides = []string{AllowLayout, AllowStatic, AllowVtable, AllowConstructor, AllowIFunc, AllowConstant, AllowScope}
+var Overrides = []string{AllowLayout, AllowStatic, AllowVtable, AllowConstructor, AllowIFunc, AllowConstant, AllowPrototype, AllowScope}
 
 // AllOverrides lists those of later steps too.
 var AllOverrides = append(slices.Clone(Overrides), AllowBase, AllowOwnCopy)

@@ -2,6 +2,7 @@ package objdiff
 
 import (
 	"debug/elf"
+	"slices"
 
 	"hotpatch/internal/objfile"
 	"hotpatch/trampoline"
@@ -38,11 +39,12 @@ func (d *differ) warnings() {
 	}
 	d.unstored()
 	d.keptTypes()
+	kept := addressed(d.pre)
 	for _, y := range d.out.Removed {
 		if !y.IsFunc() && !byContent(y) && !isStaticLocal(y) && (y.Section == nil || !isReadOnly(y.Section)) {
 			d.warn("removed-variable", y, "it is gone from the source; if another variable takes its place, that one begins with its initial value", "")
 		}
-		if y.IsFunc() && y.Bind == elf.STB_GLOBAL {
+		if y.IsFunc() && (y.Bind == elf.STB_GLOBAL || kept[y] && len(numberedIn(y.Name)) == 0) {
 			d.warn("removed-function", y, "it is gone from the source; the old code stays, and whoever has its address can call it", "")
 		}
 	}
@@ -84,7 +86,7 @@ func neverReturns(y *objfile.Symbol) bool {
 func (d *differ) unstored() {
 	pre := d.full(d.pre)
 	for _, y := range d.out.New {
-		if !y.IsFunc() && y.Bind == elf.STB_LOCAL && !byContent(y) && pre.hasVariable(y) {
+		if !y.IsFunc() && y.Bind == elf.STB_LOCAL && !byContent(y) && pre.hasVariable(y) && !slices.ContainsFunc(d.out.Removed, func(a *objfile.Symbol) bool { return plainName(a) == plainName(y) }) {
 			d.warn("unstored-variable", y, "the running program does not store it, since nothing has read it or nothing has written to it; it begins with its initial value", "")
 		}
 	}

@@ -49,6 +49,9 @@ func (o *Object) DWARF() (d *dwarf.Data, err error) {
 		if !ok || s.Data == nil || s.Flags&elf.SHF_ALLOC != 0 {
 			continue
 		}
+		if name == "types" || name == "info" && s.Group != nil {
+			return nil, errors.New("types are in sections of their own: compile with -fno-debug-types-section")
+		}
 		if s.Group != nil || sections[name] != nil {
 			continue // a type unit or a macro unit; the main one stands outside of groups
 		}

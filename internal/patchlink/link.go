@@ -122,6 +122,10 @@ func Link(ctx context.Context, inputs []Input, m Meta, out string) (*Report, err
 	if err := l.refused.ErrOrNil(); err != nil {
 		return nil, err
 	}
+	if !slices.ContainsFunc(inputs, func(s Input) bool { return len(s.Diff.Changed) > 0 }) {
+		return nil, &fault.Error{Kind: fault.NoChange, Code: "nothing-to-patch", What: "there is nothing to patch",
+			Why: "the change only adds functions and variables, which nothing that runs refers to"}
+	}
 	if len(l.report.Functions) == 0 {
 		return nil, &fault.Error{Kind: fault.Unfit, Code: "nothing-replaced", What: fmt.Sprintf("cannot build the patch %q", m.Name),
 			Why:  fmt.Sprintf("none of the %d functions that changed is in the images as a function of its own (%s)", len(l.report.Absent), some(l.report.Absent)),

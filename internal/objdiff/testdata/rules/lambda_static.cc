@@ -1,5 +1,5 @@
 // Static variables of lambdas that get another number.
-// refused: removed-static
+// refused: ambiguous-static
 struct Base { virtual int call(int) = 0; };
 template <class F> struct Held : Base {
 	F f;
