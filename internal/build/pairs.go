@@ -42,6 +42,8 @@ type Request struct {
 
 	objects []rebuild.Object // of the state before the change, as far as they are known
 	whole   []bool           // by base: they are all of it
+
+	sameLine func(file string, line int) bool // see objdiff.Options
 }
 
 // Function is a function that a patch replaces, or does not.
@@ -152,6 +154,15 @@ func (r *Request) finish(ctx context.Context, changed []*candidate, tell func(st
 	}
 	tell("linking %s", filepath.Base(r.Out))
 	report, err := patchlink.Link(ctx, inputs, r.Meta, r.Out)
+	if tooFar(err) {
+		again, e := r.indirectly(changed, inputs)
+		if e != nil {
+			return e
+		}
+		if again {
+			report, err = patchlink.Link(ctx, inputs, r.Meta, r.Out)
+		}
+	}
 	if err != nil {
 		return err
 	}

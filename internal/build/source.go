@@ -122,7 +122,7 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, sameLine func
 	if len(changed) == 0 {
 		return nil, nothing(result.Source)
 	}
-	r.objects, r.whole = report.Objects, report.Whole
+	r.objects, r.whole, r.sameLine = report.Objects, report.Whole, sameLine
 	return result, r.finish(ctx, changed, tell, result)
 }
 

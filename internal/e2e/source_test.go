@@ -324,6 +324,18 @@ func TestSource(t *testing.T) {
 			"answer.c", "bounded(x) * 10", "more(x) * 10", "more.h", "", "static __attribute__((noinline)) int more(int x) { return x > 7 ? 0 : 1; }\n",
 			"answer.c", "+ calls;", "+ calls + 70;")
 	})
+	for _, flags := range some([]string{"-O2", "-O2 -fno-pie", "-O0"}, 0) {
+		t.Run("first use of a library's variable "+flags, func(t *testing.T) {
+			t.Parallel()
+			link := map[bool]string{true: " -no-pie"}[strings.Contains(flags, "no-pie")]
+			p := makeProject().with("Makefile", "CFLAGS = "+flags+"\nserved: main.o answer.o second.o\n\t$(CC)"+link+" -o $@ $^\n")
+			r := p.fixed(t, "1000%d 1000", "2000%d 1000", "answer.c", "\tcalls++;", "\tcalls++;\n\tif (x == 5000)\n\t\tfprintf(stderr, \"large\\n\");", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
+			says(t, r, "the dynamic linker finds", "stderr")
+			if strings.Contains(r.Stdout, "unused") {
+				t.Errorf("a function is replaced that differs in how it was compiled only\n%v", r)
+			}
+		})
+	}
 	// It has a variable of its own, uses the program's, and the program has no symbols.
 	const third = "#include <stdio.h>\n#include \"bounds.h\"\nint thirds;\nstatic int so_far;\nextern int second(int);\nint third(int x) {\n\tif (x < 0)\n\t\tprintf(\"%d\", so_far);\n\tso_far += ++thirds;\n\treturn bounded(x) * 3 + so_far * 100000 + second(x);\n}\n"
 	use := []string{"third.c", "", third, "answer.c", "static int calls;", "int third(int x);\nextern int thirds;\nstatic int calls;", "answer.c", "bounded(x) * 10", "third(x) * 10 + thirds * 1000"}

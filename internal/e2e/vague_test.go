@@ -240,3 +240,40 @@ func TestVagueRefused(t *testing.T) {
 		says(t, r, "[moved-variable]", "total")
 	})
 }
+
+// TestFirstThrow: code of C++ that is the first of its file to throw, and to use stderr and a
+// variable of another file, in a stripped program.
+func TestFirstThrow(t *testing.T) {
+	t.Parallel()
+	for _, w := range some([]string{"g++ -O2", "g++ -O0", "clang++ -O2", "g++ -O2 -no-pie -fno-pie"}, 0) {
+		t.Run(w, func(t *testing.T) {
+			t.Parallel()
+			testtarget.Need(t, strings.Fields(w)[0])
+			files := sharedFiles()
+			files["first.cc"] = "#include \"shared.h\"\nint limit = 40;\nint first(int x) { return x + limit; }\nint outside(int x) {\n\ttry {\n\t\treturn second(x);\n\t} catch (...) {\n\t\treturn -1;\n\t}\n}\n"
+			files["main.cc"] = strings.Replace(files["main.cc"], "second(x));", "outside(x));", 1)
+			files["shared.h"] = strings.Replace(files["shared.h"], "extern int (*volatile registered)(int);", "int outside(int x);", 1)
+			p := project{files: files, command: []string{"make"}, program: "served"}.
+				with("Makefile", "served: main.o first.o second.o\n\t"+w+" -Wl,--build-id -o $@ $^\n%.o: %.cc\n\t"+w+" -std=c++17 -c $<\n")
+			program, image := p.base(t)
+			r, patch := p.buildSource(t, image, p.patch(t, "second.cc", "#include <stdio.h>", "#include <stdexcept>\n#include <stdio.h>\nextern int limit;",
+				"second.cc", "\treturn x * 17", "\tif (x > limit) {\n\t\tfprintf(stderr, \"too large\\n\");\n\t\tthrow std::runtime_error(\"too large\");\n\t}\n\treturn x * 17"))
+			if r.Exit != 0 {
+				t.Fatalf("%v", r)
+			}
+			q := testtarget.Start(t, program)
+			is := func(want string) {
+				t.Helper()
+				if got := q.Ask("50", "^50 -> "); got != "50 -> "+want {
+					t.Errorf("it says %q, want %q\n%v", got, want, r)
+				}
+			}
+			is("90 853")
+			apply(t, q.PID(), patch)
+			is("90 -1")
+			revert(t, q.PID(), "fix")
+			is("90 853")
+			q.Healthy(t)
+		})
+	}
+}

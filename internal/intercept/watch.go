@@ -136,14 +136,14 @@ type reusable struct {
 
 // Replay gives the command that compiles once more, to another object, and a
 // function that reads which files it has read.
-func (c *Compile) Replay(ctx context.Context, object string) (*exec.Cmd, func() []string) {
+func (c *Compile) Replay(ctx context.Context, object string, more ...string) (*exec.Cmd, func() []string) {
 	deps := object + ".d"
 	cmd := exec.CommandContext(ctx, c.Compiler)
 	cmd.Args = append([]string{c.Name}, c.Args...)
 	if c.Lang != "assembler" {
 		cmd.Args = insert(cmd.Args, "-MD", "-MF", deps)
 	}
-	cmd.Args = insert(cmd.Args, "-o", object)
+	cmd.Args = insert(insert(cmd.Args, more...), "-o", object)
 	cmd.Dir, cmd.Env = c.Dir, c.Env
 	return cmd, func() []string {
 		text, err := os.ReadFile(deps)

@@ -41,7 +41,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 		children:   make(map[*objfile.Object]map[codePlace][]*objfile.Symbol),
 		debug:      make(map[*objfile.Object]*debugInfo),
 	}
-	d.sameLine = o.SameLine
+	d.sameLine, d.only = o.SameLine, o.Only
 	for _, name := range o.Allow {
 		d.allow[name] = true
 	}
@@ -110,7 +110,7 @@ func (d *differ) compareFunctions() {
 			continue
 		}
 		shared[at], done[at] = b, -1
-		if f := d.changed(a, b); f != nil {
+		if f := d.changed(a, b); f != nil && (d.only == nil || d.only[a]) {
 			done[at] = len(d.out.Changed)
 			d.out.Changed = append(d.out.Changed, *f)
 		}

@@ -16,6 +16,7 @@ type differ struct {
 	allow     map[string]bool
 	out       *Diff
 	sameLine  func(file string, line int) bool
+	only      map[*objfile.Symbol]bool
 
 	twin       map[*objfile.Symbol]*objfile.Symbol // post to pre
 	rev        map[*objfile.Symbol]*objfile.Symbol // pre to post

@@ -85,6 +85,10 @@ type Finding struct {
 	Override string // name that allows it nevertheless, "" if there is none
 }
 
+// Indirectly is the option (of gcc from version 12 on) by which code reaches what other
+// files define by way of the global offset table. Post may be compiled with it.
+const Indirectly = "-mno-direct-extern-access"
+
 // Options are the wishes of the author of the patch.
 type Options struct {
 	// Allow has names of overrides: see Overrides.
@@ -93,6 +97,10 @@ type Options struct {
 	// SameLine says of a line that it is the same in both states of the source, under the same
 	// number, and not to be taken for another. nil: nothing is known of lines.
 	SameLine func(file string, line int) bool
+
+	// Only has the functions of Pre that count as changed; nil: all that differ. It is for a
+	// Post that was compiled with other options, which may be all that makes a difference.
+	Only map[*objfile.Symbol]bool
 }
 
 // The names of overrides.

@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"strings"
 
+	"hotpatch/internal/objdiff"
 	"hotpatch/internal/objfile"
 	"hotpatch/internal/patchfile"
 )
@@ -248,7 +249,7 @@ func isBranch(code []byte, off uint64) bool {
 
 func (u *unit) needsPIC(from *objfile.Section, r objfile.Ref) error {
 	e := u.fault("needs-pic", r.Sym, "the code at %s+%#x holds its address in %d bytes (%v), and it is in another library or may be", from.Name, r.Reloc.Off, r.Reloc.Width(), r.Reloc.Type)
-	e.Hint = "compile the objects, before and after, with -fPIC"
+	e.Hint = "compile the object after the change with " + objdiff.Indirectly + " (gcc 12 and later) in addition, or both with -fPIC"
 	return e
 }
 

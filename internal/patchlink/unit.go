@@ -165,7 +165,11 @@ func (u *unit) symbol(y *objfile.Symbol) *symbol {
 // property carries over what the object says of the processor's features it is
 // made for (.note.gnu.property): the linker keeps what all of them have.
 func (u *unit) property() {
-	for _, s := range u.diff.Post.Sections {
+	o := u.diff.Pre // Post may be compiled in another way, which the process need not know of
+	if len(o.Sections) <= 1 {
+		o = u.diff.Post
+	}
+	for _, s := range o.Sections {
 		if s.Name == ".note.gnu.property" && len(s.Relocs) == 0 && s.Data != nil {
 			u.obj.add(&section{name: s.Name, typ: s.Type, flags: elf.SHF_ALLOC, align: s.Align, data: slices.Clone(s.Data)})
 		}

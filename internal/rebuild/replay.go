@@ -43,6 +43,9 @@ func (b *rebuilder) replay(ctx context.Context, units []*intercept.Compile, beca
 				errs[i] = &fault.Error{Kind: fault.Failed, Code: "compile-failed", What: "the changed source does not compile", Where: u.Source, Why: ending(out), Err: err}
 			}
 			read[i] = deps()
+			if err == nil {
+				b.report.Units[i].Indirect = b.indirect(ctx, c, u)
+			}
 		}()
 	}
 	wait.Wait()

@@ -72,5 +72,8 @@ type Unit struct {
 	Linked  []string `json:"linked"`  // files that it is linked into; empty: not known
 	Images  []int    `json:"images"`  // indexes of the images that were made in this way
 	Because []string `json:"because"` // files that it read and that are different
-	New     bool     `json:"new"`     // it is compiled only after the change; there is no Pre
+	// Indirect is Post compiled so that what other files define is reached by the global
+	// offset table; empty: there is no need, or the compiler cannot do it.
+	Indirect string `json:"indirect,omitempty"`
+	New      bool   `json:"new"` // it is compiled only after the change; there is no Pre
 }
