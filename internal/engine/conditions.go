@@ -165,11 +165,18 @@ func sameStructor(name string, names []string) bool {
 }
 
 // checkVersions refuses to replace what a patch of the same or a higher version
-// has replaced.
+// has replaced. It tells where this one takes the place of another.
 func (pl *planner) checkVersions() error {
 	stack := pl.t.ledger.Stacks()
 	for _, r := range pl.p.Replacements {
-		if cur, ok := ledger.Top(stack(r.Old)); ok && cur.Version >= pl.p.Version {
+		cur, ok := ledger.Top(stack(r.Old))
+		switch {
+		case !ok:
+		case cur.Version < pl.p.Version:
+			if cur.Name != pl.p.Name {
+				r.Notes = append(r.Notes, fmt.Sprintf("patch %q version %d has replaced it: what that one has changed here counts no longer, unless this one has it too", cur.Name, cur.Version))
+			}
+		default:
 			pl.refuse(&fault.Error{Code: "not-newer", What: "cannot replace " + r.Name(),
 				Why:  fmt.Sprintf("version %d of patch %q has replaced it, and this is version %d", cur.Version, cur.Name, pl.p.Version),
 				Hint: "a function is replaced only by a higher version; revert " + cur.Name + " to go back"})

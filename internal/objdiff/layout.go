@@ -212,6 +212,9 @@ func compareMember(pi *debugInfo, m *entry, qi *debugInfo, n *entry) string {
 		}
 		return fmt.Sprintf("%s was %s, and is %s", name, x, y)
 	}
+	if x, y := pi.otherPointee(m.typ, qi, n.typ); x != "" {
+		return fmt.Sprintf("%s was %s, and is %s", name, x, y)
+	}
 	return ""
 }
 

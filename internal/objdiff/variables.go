@@ -28,7 +28,9 @@ func (d *differ) variableTypes() {
 		}
 		x, y := pre.typeOf(p), post.typeOf(q)
 		if x == y || pre.sameAggregate(p, post, q) {
-			continue
+			if x, y = pre.otherPointee(pre.typed(p).typ, post, post.typed(q).typ); x == "" {
+				continue
+			}
 		}
 		d.refuse("changed-type", b, AllowLayout, fmt.Sprintf("it was of type %s, and is of type %s; what the running program has in it is of the old type", x, y),
 			"leave it as it is, and give the new one another name")
@@ -66,6 +68,35 @@ func (i *debugInfo) typeOf(n *entry) string { return i.shape(i.typed(n).typ, 0) 
 func (i *debugInfo) sameAggregate(p *entry, j *debugInfo, q *entry) bool {
 	x, y := i.aggregate(i.typed(p).typ), j.aggregate(j.typed(q).typ)
 	return x != nil && y != nil && i.signature(x, 0) == j.signature(y, 0)
+}
+
+// otherPointee gives the names of what two pointers lead to, if those are structures of different
+// layout under different names. What is under one name is compared by itself.
+func (i *debugInfo) otherPointee(a dwarf.Offset, j *debugInfo, b dwarf.Offset) (was, is string) {
+	x, y := i.led(a), j.led(b)
+	if x == nil || y == nil || x.name == "" || y.name == "" || qualified(x) == qualified(y) || i.signature(x, 0) == j.signature(y, 0) {
+		return "", ""
+	}
+	return "a pointer to " + qualified(x), "a pointer to " + qualified(y)
+}
+
+// led gives the structure that a pointer leads to, or nil.
+func (i *debugInfo) led(off dwarf.Offset) *entry {
+	for range maxTypeDepth {
+		n := i.entries[off]
+		if n == nil {
+			return nil
+		}
+		switch n.tag {
+		case dwarf.TagTypedef, dwarf.TagConstType, dwarf.TagVolatileType, dwarf.TagAtomicType, dwarf.TagRestrictType:
+			off = n.typ
+		case dwarf.TagPointerType, dwarf.TagReferenceType:
+			return i.aggregate(n.typ)
+		default:
+			return nil
+		}
+	}
+	return nil
 }
 
 // aggregate gives the structure or union that a type is another name of, or nil.
