@@ -42,6 +42,7 @@ type Request struct {
 
 	objects []rebuild.Object // of the state before the change, as far as they are known
 	whole   []bool           // by base: they are all of it
+	folded  []bool           // by base: equal functions were made one
 
 	sameLine func(file string, line int) bool // see objdiff.Options
 }

@@ -93,6 +93,10 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 				errs = append(errs, err)
 				continue
 			}
+			if err := r.foldedWith(f, c, p.base); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 			if e := r.elsewhere(c, p, result); e != nil {
 				errs = append(errs, e)
 				continue
@@ -255,6 +259,17 @@ func undecided(err error) bool {
 		return one.Code == "ambiguous-code" || one.Code == "code-not-found" || ok && m.Placed == 0 && m.Differ == 0
 	}
 	return false
+}
+
+// foldedWith refuses to replace functions where a linker has made one of all that are equal, and
+// nothing says whose they are besides.
+func (r *Request) foldedWith(f *finder, c *candidate, base int) error {
+	im, err := f.image(base)
+	if err != nil || base >= len(r.folded) || !r.folded[base] || im.HasSymbols() || len(c.diff.Changed) == 0 {
+		return err
+	}
+	return &fault.Error{Kind: fault.Unfit, Code: "folded-functions", What: "cannot replace " + demangle.Filter(c.diff.Changed[0].Pre.Name), Where: f.bases[base].String(),
+		Why: "it is linked with --icf, so that equal functions of different files are one, and without a symbol table nothing says which those are", Hint: "give the debug file of the image, or link without --icf"}
 }
 
 // static refuses a base into which nothing can be loaded.

@@ -529,6 +529,7 @@ func TestSourceRefused(t *testing.T) {
 		"assembler":                                     {withMake("served: main.o answer.o second.o asm.o\n\tgcc -o served $^"), []string{"asm.S", "$2", "$3"}, 4, "changed-assembler"},
 		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
 		"another file in assembler":                     {p, []string{"Makefile", "second.o", "second.o third.o", "third.S", "", ".globl third\nthird: ret\n.section .note.GNU-stack,\"\"\n"}, 4, "new-source-file"},
+		"folded by the linker, and stripped":            {withMake("served: main.o answer.o second.o\n\tgcc -fuse-ld=gold -Wl,--icf=all -o served $^\n%.o: %.c\n\tgcc -O2 -ffunction-sections -c $<\n"), plain, 4, "folded-functions"},
 		"another file with a constructor":               {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third;\n__attribute__((constructor)) static void begin(void) { third = 3; }\n"}, 4, "changed-constructor"},
 		"a file that has changed since it was compiled": {withMake("served: main.o answer.o second.o\n\techo '/* */' >>bounds.h\n\tgcc -o served main.o answer.o second.o"), plain, 4, "unstable-input"},
 		"a file that the assembler includes":            {assembled, []string{"data.bin", "3", "4"}, 4, "changed-data"},

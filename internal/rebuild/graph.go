@@ -21,6 +21,7 @@ type linked struct {
 	open    bool     // something in it could not be looked at
 	images  []int    // that it corresponds to
 	program bool
+	folds   bool // equal functions of all objects become one
 }
 
 // graph says which compilations are in what was linked.
@@ -58,6 +59,7 @@ func newGraph(compiles []*intercept.Compile, links []*intercept.Linking, images 
 				g.add(out, made, absolute(l.Dir, in), l.Start, compiles)
 			}
 		}
+		out.folds = l.Folds
 		made[out.path] = out
 	}
 	for _, path := range sortedKeys(made) {
@@ -263,6 +265,17 @@ func (g *graph) covers(images []Image) bool {
 		}
 	}
 	return any
+}
+
+// folded tells of which images equal functions were made one.
+func (g *graph) folded(images []Image) []bool {
+	list := make([]bool, len(images))
+	for _, out := range g.outputs {
+		for _, i := range out.images {
+			list[i] = list[i] || out.folds
+		}
+	}
+	return list
 }
 
 // whole tells of which images everything that they were linked of is recorded.

@@ -51,6 +51,7 @@ type Report struct {
 	Plain     []Plain  `json:"plain"`     // what a build without watching gives
 	Objects   []Object `json:"objects"`   // everything that was compiled, before the change
 	Whole     []bool   `json:"whole"`     // by image: Objects has all that it was linked from
+	Folded    []bool   `json:"folded"`    // by image: equal functions were made one
 }
 
 // Object is what a compilation has made.

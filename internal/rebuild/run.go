@@ -109,7 +109,7 @@ func (b *rebuilder) first(ctx context.Context) error {
 	for _, c := range b.compiles {
 		b.report.Objects = append(b.report.Objects, b.object(c))
 	}
-	b.report.Whole = b.graph.whole(b.Images)
+	b.report.Whole, b.report.Folded = b.graph.whole(b.Images), b.graph.folded(b.Images)
 	b.before = b.sums()
 	return nil
 }

@@ -114,6 +114,9 @@ func Open(path string, debug ...string) (*Image, error) {
 	return im, nil
 }
 
+// HasSymbols reports whether a symbol table, and not only that of what is exported, is known.
+func (im *Image) HasSymbols() bool { return im.full }
+
 // Static reports whether the image is a program without a dynamic linker.
 func (im *Image) Static() bool { return im.program && im.file.Interp() == "" }
 
