@@ -172,6 +172,10 @@ func (r *Request) finish(ctx context.Context, changed []*candidate, tell func(st
 		diffs = append(diffs, in.Diff)
 	}
 	result.describe(diffs, report)
+	for _, o := range report.NoEntry {
+		result.Warnings = append(result.Warnings, Warning{Code: "no-entry", Symbol: demangle.Filter(o.Name),
+			Why: "no jump can be written into it (" + o.Why + "): the patch will be refused, unless all calls of it are virtual", Hint: "change a function that calls it, too, so that the compiler inlines it there or calls another"})
+	}
 	for _, o := range report.Own {
 		result.Warnings = append(result.Warnings, Warning{Code: "own-copy", Symbol: demangle.Filter(o.Name), Why: "the patch has one of its own, and the program may have one too: " + o.Why, Override: o.Override})
 	}

@@ -336,6 +336,19 @@ func TestSource(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a function that is too short", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject().with("second.c", "int second(int x) { return x; }\n").with("Makefile", "CFLAGS = -Os\nserved: main.o answer.o second.o\n\t$(CC) -o $@ $^\n")
+		program, image := p.base(t)
+		r, patch := p.buildSource(t, image, p.patch(t, "second.c", "return x;", "return x + 1;"))
+		if r.Exit != 0 {
+			t.Fatalf("%v", r)
+		}
+		says(t, r, "[no-entry]", "second")
+		q := testtarget.Start(t, program)
+		refused(t, 4, "short-function", "apply", "--pid", strconv.Itoa(q.PID()), patch)
+		q.Healthy(t)
+	})
 	// It has a variable of its own, uses the program's, and the program has no symbols.
 	const third = "#include <stdio.h>\n#include \"bounds.h\"\nint thirds;\nstatic int so_far;\nextern int second(int);\nint third(int x) {\n\tif (x < 0)\n\t\tprintf(\"%d\", so_far);\n\tso_far += ++thirds;\n\treturn bounded(x) * 3 + so_far * 100000 + second(x);\n}\n"
 	use := []string{"third.c", "", third, "answer.c", "static int calls;", "int third(int x);\nextern int thirds;\nstatic int calls;", "answer.c", "bounded(x) * 10", "third(x) * 10 + thirds * 1000"}

@@ -11,6 +11,7 @@ import (
 	"hotpatch/internal/objdiff"
 	"hotpatch/internal/objfile"
 	"hotpatch/internal/patchfile"
+	"hotpatch/trampoline"
 )
 
 // Meta is what the patch says of itself. Name and Version must be valid for
@@ -36,7 +37,36 @@ type Report struct {
 	Bound     int              // places that are bound to the base
 	Imports   []string         // symbols that are left to the dynamic linker, in order
 	Absent    []string         // changed functions that the base has no code of: inlined everywhere, or never used
+	NoEntry   []Own            // functions into which no jump can be written: they are replaced for virtual calls only
 	Own       []Own            // what the patch brings along although the program may have it too
+}
+
+// noEntry says why no jump can be written into a function of an image, or gives "". Where the
+// process has no free memory near the image, a longer one is needed, so that this is not all.
+func noEntry(im *image, vaddr uint64, code []byte) string {
+	const around = 32 // bytes that may be padding
+	f := trampoline.Function{Addr: vaddr, Code: code, After: make([]byte, around)}
+	if im.file.ReadVaddr(f.After, vaddr+uint64(len(code))) != nil {
+		f.After = nil
+	}
+	if before := make([]byte, around); vaddr > around && im.file.ReadVaddr(before, vaddr-around) == nil {
+		for n := around; n > 0 && f.Before == nil; n-- {
+			rest := before[around-n:]
+			for len(rest) > 0 && trampoline.NopLen(rest) > 0 {
+				rest = rest[min(trampoline.NopLen(rest), len(rest)):]
+			}
+			if len(rest) == 0 {
+				f.Before = before[around-n:]
+			}
+		}
+	}
+	if _, err := trampoline.Judge(f, false); err != nil {
+		if e, ok := err.(*fault.Error); ok {
+			return e.Why
+		}
+		return err.Error()
+	}
+	return ""
 }
 
 // Own is a definition of the patch's own that the program may have too.

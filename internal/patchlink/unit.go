@@ -231,6 +231,9 @@ func (u *unit) replacements() error {
 			continue
 		}
 		u.own[at] = f
+		if why := noEntry(t.image, t.Vaddr, code); why != "" {
+			u.l.report.NoEntry = append(u.l.report.NoEntry, Own{Name: f.Pre.Name, Why: why})
+		}
 		u.rec.replace(pointer{u.symbol(f.Post), 0}, t.image, t.Vaddr, size, names, sha256.Sum256(code))
 		u.l.report.Functions = append(u.l.report.Functions, Replaced{Name: f.Pre.Name, Module: t.image.name, Vaddr: t.Vaddr, Size: size})
 	}
