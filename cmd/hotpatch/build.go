@@ -27,6 +27,7 @@ type buildOptions struct {
 	patches   []string
 	strip     limitFlag
 	command   []string
+	objects   []string
 	bases     []string
 	pid       pidFlag
 	debug     []string
@@ -94,6 +95,7 @@ it can be allowed by name, which is recorded in the patch.`,
 	f.Var(&o.strip, "strip", "directories to take off the names in the patches")
 	f.StringArrayVar(&o.pre, "pre", nil, "an object file before the change; can be repeated, with a --post\nfor each, in the same order")
 	f.StringArrayVar(&o.post, "post", nil, "the same object file after the change")
+	f.StringArrayVar(&o.objects, "objects", nil, "with --pre and --post: the other object files that the base was\nlinked from, or a directory with them; can be repeated")
 	f.StringArrayVar(&o.bases, "base", nil, "the program or library that runs; can be repeated")
 	o.pid.add(cmd, "take the bases from a process: its program and its libraries")
 	f.StringArrayVar(&o.debug, "debug", nil, "a separate debug file of a base; can be repeated")
@@ -107,7 +109,7 @@ it can be allowed by name, which is recorded in the patch.`,
 	f.Var(&o.jobs, "jobs", "files to compile again at the same time (0: as many as processors)")
 	f.StringVar(&o.keepWork, "keep-work", "", "keep the copy, the objects and the output of the build in this\nnew directory")
 	for flag, name := range map[string]string{"pre": "A.o", "post": "B.o", "base": "BINARY", "debug": "FILE", "output": "FIX.so", "name": "NAME",
-		"description": "TEXT", "cve": "ID", "library": "LIB", "allow": "NAME", "source": "DIR", "deb-source": "FILE.dsc", "patch": "FILE", "keep-work": "DIR"} {
+		"description": "TEXT", "cve": "ID", "library": "LIB", "allow": "NAME", "source": "DIR", "deb-source": "FILE.dsc", "patch": "FILE", "objects": "PATH", "keep-work": "DIR"} {
 		argument(cmd, flag, name)
 	}
 	a.addJSON(cmd)
@@ -129,6 +131,8 @@ func (o *buildOptions) check(cmd *cobra.Command) error {
 		return usage("--source, --deb-source and --pre, --post exclude each other")
 	case !tree && (len(o.patches) > 0 || o.keepWork != "" || cmd.Flags().Changed("jobs") || cmd.Flags().Changed("strip")):
 		return usage("--patch, --strip, --jobs and --keep-work need --source or --deb-source")
+	case tree && len(o.objects) > 0:
+		return usage("--objects goes with --pre and --post: a build that is watched knows them")
 	case o.deb == "" && o.watched:
 		return usage("--watched-only needs --deb-source")
 	case len(o.pre) != len(o.post):
@@ -154,7 +158,7 @@ func (a *app) build(cmd *cobra.Command, o *buildOptions) error {
 		return err
 	}
 	r := hotbuild.Request{
-		Allow: o.allow, Out: o.out, Progress: a.tell,
+		Allow: o.allow, Out: o.out, Progress: a.tell, Objects: o.objects,
 		Meta: patchlink.Meta{Name: o.name, Version: max(uint64(o.version), 1), Description: o.text, CVEs: o.cves, Overrides: o.allow,
 			Builder: "hotpatch " + build().short(), Libraries: o.libraries},
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -34,6 +35,7 @@ func (b *Base) String() string { return cmp.Or(b.Shown, b.Path) }
 // Request is what a patch is to be made of.
 type Request struct {
 	Pairs    []Pair
+	Objects  []string // the other objects that the bases were linked from, or directories with them; none: not known
 	Bases    []Base
 	Allow    []string // overrides, see objdiff.Overrides
 	Meta     patchlink.Meta
@@ -103,8 +105,37 @@ func Pairs(ctx context.Context, r Request) (*Result, error) {
 	for _, p := range r.Pairs {
 		r.objects = append(r.objects, rebuild.Object{File: p.Pre})
 	}
+	if len(r.Objects) > 0 {
+		if err := r.allObjects(); err != nil {
+			return nil, err
+		}
+	}
 	result := &Result{File: r.Out, Name: r.Meta.Name, Version: r.Meta.Version, Replaced: []Function{}}
 	return result, r.finish(ctx, changed, tell, result)
+}
+
+// allObjects takes the objects that were named for all that the bases were linked from.
+func (r *Request) allObjects() error {
+	for _, path := range r.Objects {
+		err := filepath.WalkDir(path, func(file string, e fs.DirEntry, err error) error {
+			if err == nil && e.Type().IsRegular() && (file == path || filepath.Ext(file) == ".o") {
+				r.objects = append(r.objects, rebuild.Object{File: file})
+			}
+			return err
+		})
+		if err != nil {
+			return &fault.Error{Kind: fault.Unfit, Code: "object-unreadable", What: "cannot read the objects", Where: path, Err: err}
+		}
+	}
+	var all []int
+	for i := range r.Bases {
+		all = append(all, i)
+		r.whole = append(r.whole, true)
+	}
+	for i := range r.objects {
+		r.objects[i].Images = all
+	}
+	return nil
 }
 
 // compare compares all pairs and gives the differences that are any.

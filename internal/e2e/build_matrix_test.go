@@ -141,6 +141,7 @@ func TestBuildMatrix(t *testing.T) {
 			old, fixed, image, pairs := b.compileFeatures(t)
 			patch := filepath.Join(t.TempDir(), "fix.so")
 			args := []string{"build", "--base", image, "-o", patch, "--name", "fix", "--library", "m"}
+			args = append(args, "--objects", filepath.Dir(pairs[features[b.cxx][0]][0])) // for what is new in the program
 			for _, name := range features[b.cxx] {
 				args = append(args, "--pre", pairs[name][0], "--post", pairs[name][1])
 			}

@@ -217,7 +217,8 @@ func TestVagueRefused(t *testing.T) {
 			return filepath.Join(sub, "second.o")
 		}
 		text := p.files["second.cc"]
-		r := testtarget.Run(t, "build", "--pre", object("pre", text), "--post", object("post", strings.Replace(text, "x * 17 + 3", "x * 17 + 3 + level", 1)), "--base", stripped, "-o", filepath.Join(dir, "fix.so"))
+		args := []string{"build", "--pre", object("pre", text), "--post", object("post", strings.Replace(text, "x * 17 + 3", "x * 17 + 3 + level", 1)), "--base", stripped, "-o", filepath.Join(dir, "fix.so")}
+		r := testtarget.Run(t, args...)
 		if r.Exit != 4 {
 			t.Fatalf("%v", r)
 		}
@@ -225,6 +226,9 @@ func TestVagueRefused(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "fix.so")); err == nil {
 			t.Error("and there is a patch")
 		}
+		// If these are all objects, it is new.
+		must(t, append(args, "--objects", filepath.Dir(args[2]))...)
+		refused(t, 4, "object-unreadable", append(args, "--objects", filepath.Join(dir, "none"))...)
 	})
 	t.Run("a variable that is moved from another file", func(t *testing.T) {
 		t.Parallel()

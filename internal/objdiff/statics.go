@@ -106,9 +106,7 @@ func (d *differ) statics() {
 	for _, name := range sortedKeys(pre) {
 		p, q := pre[name], post[name]
 		if len(q) == 0 {
-			for _, a := range p {
-				d.lost = append(d.lost, a)
-			}
+			d.lost = append(d.lost, p...)
 			continue
 		}
 		if len(p) == 1 && len(q) == 1 && p[0].Name == q[0].Name && namesOwner(p[0].Name) {

@@ -117,7 +117,7 @@ func (u *unit) ownCopy(v *vague, y *objfile.Symbol) error {
 		return nil
 	}
 	e := u.fault("shared-definition", y, "it is the first use of it in this file, and the program's other files may use it too: the patch must use theirs, and not one of its own; %s", v.why)
-	e.Hint = "build with --source, from a tree in which all of the program is compiled, and name with --base all that the process runs of it, or give the debug file of the image; or allow it by the name " + objdiff.AllowOwnCopy
+	e.Hint = "build with --source, from a tree in which all of the program is compiled (or give all of its objects with --objects), and name with --base all that the process runs of it, or give the debug file of the image; or allow it by the name " + objdiff.AllowOwnCopy
 	return e
 }
 
