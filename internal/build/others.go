@@ -48,7 +48,8 @@ type base struct {
 func (b base) Vague(y *objfile.Symbol) (patchlink.Target, patchlink.Presence, error) {
 	o := b.others
 	t, presence, err := o.in(b.number, y)
-	if presence != patchlink.Absent || y.Vis != elf.STV_DEFAULT || err != nil {
+	own := y.Bind == elf.STB_GLOBAL && y.Where != elf.SHN_COMMON // whatever others have
+	if presence != patchlink.Absent || y.Vis != elf.STV_DEFAULT || own || err != nil {
 		return t, presence, err
 	}
 	for i := range o.f.bases {

@@ -22,7 +22,7 @@ import (
 // "lto-object", "assembler-object", "no-function-sections",
 // "different-compiler" and "unknown-relocation". Refusals of the change are
 // "changed-data", "changed-scope", "changed-vtable", "changed-ifunc",
-// "changed-constructor", "changed-type", "kept-constant", "removed-static", "folded-static", "ambiguous-static",
+// "changed-constructor", "changed-type", "changed-prototype", "kept-constant", "removed-static", "folded-static", "ambiguous-static",
 // "split-alias", "unnamed-code", "unnamed-data", "struct-layout" and "new-tls"; of these some have an override.
 func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d := &differ{

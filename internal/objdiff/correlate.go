@@ -34,6 +34,7 @@ type differ struct {
 	tables    map[*objfile.Section][]uint64 // where the exception tables of a section begin
 	uses      map[*objfile.Object]*uses
 	byName    map[*objfile.Object]map[string][]*objfile.Symbol
+	taken     map[*objfile.Symbol]bool // see addressed
 	children  map[*objfile.Object]map[codePlace][]*objfile.Symbol
 	debug     map[*objfile.Object]*debugInfo
 }

@@ -414,7 +414,7 @@ func (d *differ) keptTypes() {
 	if len(left) == 0 {
 		return
 	}
-	kept := addressed(d.pre)
+	kept := d.addressed()
 	body := make(map[string]*numbered) // the code of a lambda itself, where it is a function, decides
 	for _, p := range left {
 		if t := strings.Join(p.types, ", "); strings.HasPrefix(display(p.pre.Name), t+"::operator()") {
@@ -436,10 +436,14 @@ func (d *differ) keptTypes() {
 	}
 }
 
-// addressed gives what has its address taken: in code, by anything but a branch.
-func addressed(o *objfile.Object) map[*objfile.Symbol]bool {
+// addressed gives what has its address taken in Pre: in code, by anything but a branch.
+func (d *differ) addressed() map[*objfile.Symbol]bool {
+	if d.taken != nil {
+		return d.taken
+	}
 	list := make(map[*objfile.Symbol]bool)
-	for _, s := range o.Sections {
+	d.taken = list
+	for _, s := range d.pre.Sections {
 		if s.Flags&elf.SHF_ALLOC == 0 || isFrameData(s) {
 			continue
 		}

@@ -12,7 +12,7 @@ func (d *differ) prototypes() {
 	if pre.err != nil || post.err != nil || len(d.out.Changed) == 0 {
 		return
 	}
-	kept := addressed(d.pre)
+	kept := d.addressed()
 	for _, f := range d.out.Changed {
 		if !kept[f.Pre] {
 			continue

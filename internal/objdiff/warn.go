@@ -39,7 +39,7 @@ func (d *differ) warnings() {
 	}
 	d.unstored()
 	d.keptTypes()
-	kept := addressed(d.pre)
+	kept := d.addressed()
 	for _, y := range d.out.Removed {
 		if !y.IsFunc() && !byContent(y) && !isStaticLocal(y) && (y.Section == nil || !isReadOnly(y.Section)) {
 			d.warn("removed-variable", y, "it is gone from the source; if another variable takes its place, that one begins with its initial value", "")
