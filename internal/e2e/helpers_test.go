@@ -160,6 +160,14 @@ func peek(t testing.TB, pid int, addr uint64, n int) []byte {
 	return b
 }
 
+// several gives the first entries of a table, unless HOTPATCH_TEST_ALL=1 asks for all.
+func several[T any](table []T, n int) []T {
+	if os.Getenv("HOTPATCH_TEST_ALL") == "1" {
+		return table
+	}
+	return table[:n]
+}
+
 // some gives a part of a table in short tests: the entries at the given indexes.
 func some[T any](table []T, indexes ...int) []T {
 	if !testing.Short() {

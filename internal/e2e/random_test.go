@@ -231,7 +231,7 @@ func refusalCodes(text string) string {
 func TestBuildRandom(t *testing.T) {
 	t.Parallel()
 	testtarget.Need(t, "clang++")
-	count, until := uint64(16), time.Time{}
+	count, until := uint64(8), time.Time{}
 	if testing.Short() {
 		count = 2
 	}

@@ -324,7 +324,7 @@ func TestSource(t *testing.T) {
 			"answer.c", "bounded(x) * 10", "more(x) * 10", "more.h", "", "static __attribute__((noinline)) int more(int x) { return x > 7 ? 0 : 1; }\n",
 			"answer.c", "+ calls;", "+ calls + 70;")
 	})
-	for _, flags := range some([]string{"-O2", "-O2 -fno-pie", "-O0"}, 0) {
+	for _, flags := range some(several([]string{"-O2", "-O2 -fno-pie", "-O0"}, 2), 0) {
 		t.Run("first use of a library's variable "+flags, func(t *testing.T) {
 			t.Parallel()
 			link := map[bool]string{true: " -no-pie"}[strings.Contains(flags, "no-pie")]
@@ -352,22 +352,21 @@ func TestSource(t *testing.T) {
 	// It has a variable of its own, uses the program's, and the program has no symbols.
 	const third = "#include <stdio.h>\n#include \"bounds.h\"\nint thirds;\nstatic int so_far;\nextern int second(int);\nint third(int x) {\n\tif (x < 0)\n\t\tprintf(\"%d\", so_far);\n\tso_far += ++thirds;\n\treturn bounded(x) * 3 + so_far * 100000 + second(x);\n}\n"
 	use := []string{"third.c", "", third, "answer.c", "static int calls;", "int third(int x);\nextern int thirds;\nstatic int calls;", "answer.c", "bounded(x) * 10", "third(x) * 10 + thirds * 1000"}
-	t.Run("another file", func(t *testing.T) {
-		t.Parallel()
-		r := makeProject().fixed(t, "1000%d 1000", "104100%d 1000", append([]string{"Makefile", "second.o", "second.o third.o"}, use...)...)
-		says(t, r, "compiled third.c, which is new", "replaces answer (served)")
-	})
-	t.Run("another file, and one command for all", func(t *testing.T) {
-		t.Parallel()
-		p := makeProject().with("Makefile", "served: main.c answer.c second.c\n\t$(CC) -O2 -o $@ $^\n")
-		r := p.fixed(t, "1000%d 1000", "104100%d 1000", append([]string{"Makefile", "second.c", "second.c third.c"}, use...)...)
-		says(t, r, "compiled third.c, which is new", "compiled again answer.c")
-	})
-	t.Run("another file that a wildcard finds", func(t *testing.T) {
-		t.Parallel()
-		p := makeProject().with("Makefile", "served: $(patsubst %.c,%.o,$(wildcard *.c))\n\t$(CC) -O2 -o $@ $^\n")
-		p.fixed(t, "1000%d 1000", "104100%d 1000", use...)
-	})
+	for _, other := range several([]struct{ name, make, old, now string }{
+		{"and one command for all", "served: main.c answer.c second.c\n\t$(CC) -O2 -o $@ $^\n", "second.c", "second.c third.c"},
+		{"compiled by itself", wrongMake, "second.o", "second.o third.o"},
+		{"that a wildcard finds", "served: $(patsubst %.c,%.o,$(wildcard *.c))\n\t$(CC) -O2 -o $@ $^\n", "", ""},
+	}, 1) {
+		t.Run("another file, "+other.name, func(t *testing.T) {
+			t.Parallel()
+			edits := use
+			if other.old != "" {
+				edits = append([]string{"Makefile", other.old, other.now}, use...)
+			}
+			r := makeProject().with("Makefile", other.make).fixed(t, "1000%d 1000", "104100%d 1000", edits...)
+			says(t, r, "compiled third.c, which is new", "compiled again answer.c", "replaces answer (served)")
+		})
+	}
 	t.Run("new header that is found before another", func(t *testing.T) {
 		t.Parallel()
 		p := makeProject().with("answer.c", strings.Replace(servedFiles()["answer.c"], `"bounds.h"`, "<bounds.h>", 1)).

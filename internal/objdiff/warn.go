@@ -2,7 +2,6 @@ package objdiff
 
 import (
 	"debug/elf"
-	"slices"
 
 	"hotpatch/internal/objfile"
 	"hotpatch/trampoline"
@@ -86,7 +85,7 @@ func neverReturns(y *objfile.Symbol) bool {
 func (d *differ) unstored() {
 	pre := d.full(d.pre)
 	for _, y := range d.out.New {
-		if !y.IsFunc() && y.Bind == elf.STB_LOCAL && !byContent(y) && pre.hasVariable(y) && !slices.ContainsFunc(d.out.Removed, func(a *objfile.Symbol) bool { return plainName(a) == plainName(y) }) {
+		if !y.IsFunc() && y.Bind == elf.STB_LOCAL && !byContent(y) && pre.hasVariable(y) {
 			d.warn("unstored-variable", y, "the running program does not store it, since nothing has read it or nothing has written to it; it begins with its initial value", "")
 		}
 	}
