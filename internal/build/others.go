@@ -72,7 +72,7 @@ func (b base) Vague(y *objfile.Symbol) (patchlink.Target, patchlink.Presence, er
 // concerns reports whether a base may have a definition: it exports one, or an object that
 // has one may be in it.
 func (o *others) concerns(number int, name string) bool {
-	return o.exports(number)[name] || o.index() == nil && slices.ContainsFunc(o.defining[name], func(i int) bool {
+	return o.exports(number)[name] || slices.ContainsFunc(o.definedBy(name), func(i int) bool {
 		return o.whole == nil || slices.Contains(o.objects[i].Images, number)
 	})
 }
@@ -93,10 +93,7 @@ func (o *others) in(number int, y *objfile.Symbol) (patchlink.Target, patchlink.
 // outside names a program or library of the tree that is none of the bases, has a
 // definition, and may be in one process with a base.
 func (o *others) outside(number int, name string) string {
-	if o.index() != nil {
-		return ""
-	}
-	for _, i := range o.defining[name] {
+	for _, i := range o.definedBy(name) {
 		x := o.objects[i]
 		if len(x.Libraries) > 0 {
 			return x.Libraries[0]
@@ -115,7 +112,7 @@ func (o *others) unsure(number int, y *objfile.Symbol, format string, args ...an
 // Named gives where a symbol is that the object before the change does not refer to.
 func (b base) Named(y *objfile.Symbol) (patchlink.Target, bool, error) {
 	t, ok, err := b.Placement.Named(y)
-	if ok || err != nil || b.others.index() != nil || len(b.others.defining[y.Name]) == 0 {
+	if ok || err != nil || len(b.others.definedBy(y.Name)) == 0 {
 		return t, ok, err
 	}
 	u, presence, err := b.others.find(b.number, y)
@@ -131,9 +128,6 @@ func (b base) Named(y *objfile.Symbol) (patchlink.Target, bool, error) {
 // find finds a definition in a base by way of an object that has it. With Unsure and Lost
 // comes a fault that says why.
 func (o *others) find(number int, y *objfile.Symbol) (patchlink.Target, patchlink.Presence, error) {
-	if err := o.index(); err != nil {
-		return patchlink.Target{}, patchlink.Unsure, err
-	}
 	t, presence, err := o.try(number, y)
 	if presence == patchlink.Lost && o.globals[number] == nil {
 		if err := o.settle(number); err != nil {
@@ -150,7 +144,7 @@ func (o *others) try(number int, y *objfile.Symbol) (t patchlink.Target, presenc
 	if !o.knows(number) {
 		presence, err = patchlink.Unsure, o.unsure(number, y, "not all that %s was linked from is known", image)
 	}
-	for _, i := range o.defining[y.Name] {
+	for _, i := range o.definedBy(y.Name) {
 		if !o.has(number, i) {
 			continue
 		}
@@ -234,9 +228,9 @@ func (o *others) settle(number int) error {
 }
 
 // index notes what the objects define so that others may define it too.
-func (o *others) index() error {
+func (o *others) index() {
 	if o.defining != nil {
-		return nil
+		return
 	}
 	o.defining = make(map[string][]int)
 	for i, x := range o.objects {
@@ -252,7 +246,12 @@ func (o *others) index() error {
 			}
 		}
 	}
-	return nil
+}
+
+// definedBy gives those of the objects that define a name so that others may too.
+func (o *others) definedBy(name string) []int {
+	o.index()
+	return o.defining[name]
 }
 
 // place finds an object in a base, and in the object a symbol. It gives nil if the base was

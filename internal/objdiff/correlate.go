@@ -28,7 +28,7 @@ type differ struct {
 	// Caches and working state of comparisons.
 	seen      map[pair]bool
 	depth     int
-	anyNumber bool // type information of lambdas is the same whatever their numbers are
+	anyNumber bool // names that differ in the numbers of types only mean the same: see elsewhere
 	bounds    map[*objfile.Section][]uint64
 	frames    map[*objfile.Object]map[codePlace]*objfile.Frame
 	tables    map[*objfile.Section][]uint64 // where the exception tables of a section begin

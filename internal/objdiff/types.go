@@ -30,7 +30,7 @@ type Diff struct {
 	Ship []*objfile.Section
 
 	// Severed has the functions and variables of Post that have names of Pre's and are
-	// nevertheless not those: see closures.
+	// nevertheless not those: the types that they are named by are others (numbered.go).
 	Severed map[*objfile.Symbol]bool
 
 	// Twin leads from a symbol of Post to the symbol of Pre that it continues. To

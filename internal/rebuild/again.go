@@ -127,7 +127,7 @@ func (b *rebuilder) again(ctx context.Context) error {
 			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "new-source-file", What: "cannot patch in a new file", Where: within(b.root, c.Source),
 				Why: "it is linked into " + b.names(linkedInto) + ", and which of the bases that is was not seen", Hint: "name what the build makes of it with --base"})
 		case len(was) == 0:
-			b.fresh = append(b.fresh, b.newUnit(g, c))
+			b.fresh = append(b.fresh, b.newUnit(c, linkedInto, images))
 		case !slices.ContainsFunc(was, func(w *intercept.Compile) bool { return slices.Equal(w.Args, c.Args) }):
 			refused = append(refused, &fault.Error{Kind: fault.Unfit, Code: "changed-flags", What: "cannot compare the two states", Where: within(b.root, c.Source),
 				Why:  "the change makes the build compile it with other options: " + difference(was[len(was)-1].Args, c.Args),
@@ -138,10 +138,8 @@ func (b *rebuilder) again(ctx context.Context) error {
 }
 
 // newUnit is a file that the build compiles only after the change.
-func (b *rebuilder) newUnit(g *graph, c *intercept.Compile) Unit {
-	u := Unit{Source: within(b.root, c.Source), Output: within(b.root, c.Output), Post: c.Object, New: true}
-	linked, images, _ := g.of(c)
-	u.Images = images
+func (b *rebuilder) newUnit(c *intercept.Compile, linked []string, images []int) Unit {
+	u := Unit{Source: within(b.root, c.Source), Output: within(b.root, c.Output), Images: images, Post: c.Object, New: true}
 	for _, p := range linked {
 		u.Linked = append(u.Linked, within(b.root, p))
 	}
