@@ -34,6 +34,9 @@ type item struct {
 	state atomic.Int32
 }
 
+// noThread is the number of an item that has not been published.
+const noThread = -1
+
 // The states of an item.
 const (
 	untaken int32 = iota
@@ -56,6 +59,9 @@ func callAide(n int, clear func(int, *Regs) bool) *aide {
 		return nil
 	}
 	a := &aide{clear: clear, items: make([]item, n)}
+	for i := range a.items { // written once, they are in memory when the pause begins
+		a.items[i].tid = noThread
+	}
 	go a.run()
 	for end := time.Now().Add(waitForAide); a.tid.Load() == 0; time.Sleep(20 * time.Microsecond) {
 		if time.Now().After(end) {

@@ -496,6 +496,7 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		return nil, err
 	}
 	w := &World{tracer: t, Threads: make([]*Thread, 0, len(t.threads)+16)}
+	clear(w.Threads[:cap(w.Threads)]) // it is in memory when the pause begins
 	tasks, err := t.proc.OpenRel("task", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		t.DetachAll()

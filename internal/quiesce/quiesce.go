@@ -98,12 +98,24 @@ func (c *Checker) Sparse(p Pages) { c.pages = p }
 // those to which no thread may return. maps are the mappings of the process, from before the
 // pause, in ascending order.
 func New(pc, stack []Range, maps []procfs.Map, mem procfs.Memory) *Checker {
-	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, runs: runsOf(maps), mem: mem, buf: make([]byte, 64<<10), spans: make([]span, 0, maxSpans)}
+	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, runs: runsOf(maps), mem: mem, buf: scratch(), spans: make([]span, 0, maxSpans)}
 }
 
 // Another gives a checker of the same with a memory of its own, for another goroutine.
 func (c *Checker) Another(mem procfs.Memory) *Checker {
-	return &Checker{pc: c.pc, stack: c.stack, maps: c.maps, runs: c.runs, tids: c.tids, exact: c.exact, mem: mem, buf: make([]byte, len(c.buf)), spans: make([]span, 0, maxSpans)}
+	return &Checker{pc: c.pc, stack: c.stack, maps: c.maps, runs: c.runs, tids: c.tids, exact: c.exact, mem: mem, buf: scratch(), spans: make([]span, 0, maxSpans)}
+}
+
+// scratch makes the buffer for parts of stacks. As much of it as a usual stack needs is
+// in memory afterwards: a page that is written for the first time in the pause costs as
+// much as a system call.
+func scratch() []byte {
+	const usual = 16 << 10
+	b := make([]byte, 64<<10)
+	for i := 0; i < usual; i += pageSize {
+		b[i] = 1
+	}
+	return b
 }
 
 // Known says which threads there were before the mappings were read, in ascending order. Of any
