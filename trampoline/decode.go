@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"golang.org/x/arch/x86/x86asm"
 
@@ -302,22 +302,18 @@ func (in *Inst) setRIP(code []byte, disp int, addr32 bool) {
 	}
 }
 
-// opNames holds the lower-case names, made once: Decode runs millions of times.
-var opNames = sync.OnceValue(func() []string {
-	names := []string{""}
-	for op := x86asm.Op(1); op < 1<<16; op++ {
-		s := op.String()
-		if strings.HasPrefix(s, "Op(") {
-			break
-		}
-		names = append(names, strings.ToLower(s))
-	}
-	return names
-})
+// opNames holds the lower-case names that were needed already: Decode runs millions of
+// times. x86asm has fewer operations than it has room for.
+var opNames [1024]atomic.Pointer[string]
 
 func opName(op x86asm.Op) string {
-	if names := opNames(); int(op) < len(names) {
-		return names[op]
+	if int(op) >= len(opNames) {
+		return strings.ToLower(op.String())
 	}
-	return strings.ToLower(op.String())
+	if name := opNames[op].Load(); name != nil {
+		return *name
+	}
+	name := strings.ToLower(op.String())
+	opNames[op].Store(&name)
+	return name
 }

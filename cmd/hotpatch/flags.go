@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,6 +43,19 @@ func (p *pidFlag) need() (int, error) {
 		return 0, e
 	}
 	return int(*p), nil
+}
+
+// listFlag is a flag that can be repeated. pflag's own prepares to write a table for the
+// text of each one, when the command line is made.
+type listFlag []string
+
+func (l *listFlag) String() string { return strings.Join(*l, " ") }
+
+func (l *listFlag) Type() string { return "stringArray" }
+
+func (l *listFlag) Set(s string) error {
+	*l = append(*l, s)
+	return nil
 }
 
 // timeoutFlag is a positive duration.

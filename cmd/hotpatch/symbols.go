@@ -35,7 +35,7 @@ must match the whole name. Nothing is attached to, stopped or changed.`,
 	}
 	o.pid.add(cmd, "the process to look at")
 	f := cmd.Flags()
-	f.StringArrayVar(&o.debugDirs, "debug-dir", nil, "look for separate debug files here first; can be repeated")
+	f.Var((*listFlag)(&o.debugDirs), "debug-dir", "look for separate debug files here first; can be repeated")
 	f.BoolVar(&o.functions, "functions", false, "functions only")
 	f.Var(&o.limit, "limit", "show at most so many; 0: all")
 	a.addJSON(cmd)

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"hotpatch/internal/lazy"
 )
 
 // step is what a command line asks a compiler for.
@@ -54,7 +56,7 @@ type Command struct {
 
 // separate are the options that take the next argument as their value, if none is
 // joined to them.
-var separate = makeSet(`-o -x -I -D -U -L -l -A -u -z -T -e -h -B -b -V -G -R -F -J
+var separate = lazy.Words(`-o -x -I -D -U -L -l -A -u -z -T -e -h -B -b -V -G -R -F -J
 	-include -imacros -isystem -iquote -idirafter -iprefix -iwithprefix -iwithprefixbefore -isysroot -imultilib -imultiarch
 	-MF -MT -MQ -MJ -Xlinker -Xassembler -Xpreprocessor -Xclang -Xanalyzer -mllvm -target -arch -aux-info --param
 	-wrapper -dumpbase -dumpdir -dumpbase-ext -Tdata -Ttext -Tbss -rpath -soname --sysroot -gcc-toolchain -framework
@@ -64,16 +66,8 @@ var separate = makeSet(`-o -x -I -D -U -L -l -A -u -z -T -e -h -B -b -V -G -R -F
 // joined are the options of those whose value may follow without a space.
 var joined = []string{"-o", "-x", "-MF", "-MT", "-MQ", "-MJ", "-L", "-l", "-Xlinker", "-u", "-z", "-T", "-e"}
 
-func makeSet(words string) map[string]bool {
-	set := make(map[string]bool)
-	for _, w := range strings.Fields(words) {
-		set[w] = true
-	}
-	return set
-}
-
 // linkOnly are options that matter to the linker alone, value included.
-var linkOnly = makeSet(`-L -l -u -z -T -e -h -R -Xlinker -Tdata -Ttext -Tbss -rpath -soname -framework --library-directory --entry --for-linker
+var linkOnly = lazy.Words(`-L -l -u -z -T -e -h -R -Xlinker -Tdata -Ttext -Tbss -rpath -soname -framework --library-directory --entry --for-linker
 	-s -r -rdynamic -nostartfiles -nodefaultlibs -nostdlib -nolibc -static-libgcc -static-libstdc++ -static-pie -symbolic -export-dynamic`)
 
 // languages are the languages of source files by suffix. An empty one is a source
@@ -110,11 +104,11 @@ func Parse(words []string) *Command {
 			continue
 		}
 		switch {
-		case separate[w] && len(rest) > 1:
+		case separate()[w] && len(rest) > 1:
 			a.words, a.value = rest[:2:2], rest[1]
 		default:
 			for _, j := range joined {
-				if strings.HasPrefix(w, j) && len(w) > len(j) && !separate[w] && !isLong(w, j) {
+				if strings.HasPrefix(w, j) && len(w) > len(j) && !separate()[w] && !isLong(w, j) {
 					name, a.value = j, w[len(j):]
 					break
 				}
@@ -150,7 +144,7 @@ func Parse(words []string) *Command {
 			switch {
 			case strings.HasPrefix(w, "-Wp,"):
 				a.words = c.preprocessorDeps(w)
-			case linkOnly[name] || strings.HasPrefix(w, "-Wl,"):
+			case linkOnly()[name] || strings.HasPrefix(w, "-Wl,"):
 				a.kind = linking
 			case strings.HasPrefix(w, "-print-"), strings.HasPrefix(w, "--print-"), strings.HasPrefix(w, "-dump") && !strings.HasPrefix(w, "-dumpb") && !strings.HasPrefix(w, "-dumpdir"), strings.HasPrefix(w, "--help="):
 				only = true
@@ -182,7 +176,7 @@ func Parse(words []string) *Command {
 func isLong(w, option string) bool {
 	switch option {
 	case "-e", "-u", "-z", "-T":
-		return linkOnly[w] || strings.HasPrefix(w, "-e") && (strings.HasPrefix(w, "-export") || strings.HasPrefix(w, "-emit") || strings.HasPrefix(w, "-enable")) ||
+		return linkOnly()[w] || strings.HasPrefix(w, "-e") && (strings.HasPrefix(w, "-export") || strings.HasPrefix(w, "-emit") || strings.HasPrefix(w, "-enable")) ||
 			strings.HasPrefix(w, "-undef") || strings.HasPrefix(w, "-traditional") || strings.HasPrefix(w, "-Td") || strings.HasPrefix(w, "-Tb") || strings.HasPrefix(w, "-Tt")
 	case "-x":
 		return false

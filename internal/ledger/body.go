@@ -103,7 +103,7 @@ func Decode(root []byte, read func(addr uint64, b []byte) error) (l *Ledger, com
 		e.Err = err
 		return nil, false, e
 	}
-	if crc := crc32.Checksum(body, castagnoli); crc != h.CRC {
+	if crc := crc32.Checksum(body, castagnoli()); crc != h.CRC {
 		return nil, false, damaged(where, "its checksum is %08x instead of %08x", crc, h.CRC)
 	}
 	if err := checkShape(body); err != nil {

@@ -251,7 +251,7 @@ func TestDecodeRefuses(t *testing.T) {
 			b = binary.LittleEndian.AppendUint64(b, h.Len)
 			b = binary.LittleEndian.AppendUint64(b, h.Generation)
 			b = binary.LittleEndian.AppendUint32(b, h.CRC)
-			b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+			b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 			m.write(rootAt+uint64(headerOffset*(1+i)), b)
 		}
 	}

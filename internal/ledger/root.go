@@ -27,7 +27,8 @@ const (
 	maxGeneration = 1 << 62
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli gives the table, which is not made before it is needed.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // Header says where the body of one generation is.
 type Header struct {
@@ -63,8 +64,8 @@ func EncodeHeader(gen, addr uint64, body []byte) (off int, b []byte) {
 	b = binary.LittleEndian.AppendUint64(b, addr)
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(body)))
 	b = binary.LittleEndian.AppendUint64(b, gen)
-	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(body, castagnoli))
-	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(body, castagnoli()))
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 	return headerOffset * (1 + int(gen&1)), b
 }
 
@@ -132,7 +133,7 @@ func ReadRoot(root []byte) (Root, error) {
 			Generation: binary.LittleEndian.Uint64(b[16:]),
 			CRC:        binary.LittleEndian.Uint32(b[24:]),
 		}
-		if crc32.Checksum(b[:28], castagnoli) != binary.LittleEndian.Uint32(b[28:]) {
+		if crc32.Checksum(b[:28], castagnoli()) != binary.LittleEndian.Uint32(b[28:]) {
 			continue
 		}
 		if h.Generation == 0 || h.Generation > maxGeneration || h.Generation&1 != uint64(i) ||
