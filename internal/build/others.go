@@ -23,6 +23,7 @@ type others struct {
 	objects []rebuild.Object
 	whole   []bool // by base: objects has all that it was linked from
 
+	wanting  map[string][]int             // names to those of objects that refer to them and do not define them
 	defining map[string][]int             // names to those of objects that define them so that others may too
 	parsed   map[int]*objfile.Object      // of objects
 	placed   map[[2]int]*runpre.Placement // by base and object; nil: not in there
@@ -232,7 +233,7 @@ func (o *others) index() {
 	if o.defining != nil {
 		return
 	}
-	o.defining = make(map[string][]int)
+	o.defining, o.wanting = make(map[string][]int), make(map[string][]int)
 	for i, x := range o.objects {
 		f, err := elf.Open(x.File)
 		if err != nil {
@@ -241,7 +242,11 @@ func (o *others) index() {
 		list, _ := f.Symbols() // none is no error here
 		f.Close()
 		for _, s := range list {
-			if bind := elf.ST_BIND(s.Info); bind != elf.STB_LOCAL && s.Section != elf.SHN_UNDEF && s.Name != "" {
+			switch bind := elf.ST_BIND(s.Info); {
+			case bind == elf.STB_LOCAL || s.Name == "":
+			case s.Section == elf.SHN_UNDEF:
+				o.wanting[s.Name] = append(o.wanting[s.Name], i)
+			default:
 				o.defining[s.Name] = append(o.defining[s.Name], i)
 			}
 		}

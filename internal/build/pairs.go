@@ -203,6 +203,10 @@ func (r *Request) finish(ctx context.Context, changed []*candidate, tell func(st
 		diffs = append(diffs, in.Diff)
 	}
 	result.describe(diffs, report)
+	// What was moved is neither new nor left to those who know its address.
+	result.Warnings = slices.DeleteFunc(result.Warnings, func(w Warning) bool {
+		return (w.Code == "new-global" || w.Code == "removed-function") && slices.ContainsFunc(report.Moved, func(name string) bool { return demangle.Filter(name) == w.Symbol })
+	})
 	for _, o := range report.NoEntry {
 		result.Warnings = append(result.Warnings, Warning{Code: "no-entry", Symbol: demangle.Filter(o.Name),
 			Why: "no jump can be written into it (" + o.Why + "): the patch will be refused, unless all calls of it are virtual", Hint: "change a function that calls it, too, so that the compiler inlines it there or calls another"})
@@ -242,6 +246,10 @@ func (r *Result) describe(diffs []*objdiff.Diff, report *patchlink.Report) {
 			i := slices.IndexFunc(d.Changed, func(c objdiff.Function) bool { return c.Pre.Name == f.Name })
 			if i >= 0 {
 				one.Object, one.Why, one.Inlined = d.Pre.Path, d.Changed[i].Why, d.Changed[i].Inlined
+				break
+			}
+			if slices.ContainsFunc(d.New, func(y *objfile.Symbol) bool { return y.Name == f.Name }) && slices.Contains(report.Moved, f.Name) {
+				one.Object, one.Why = d.Pre.Path, "it was defined in another file"
 				break
 			}
 		}

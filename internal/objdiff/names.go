@@ -149,3 +149,7 @@ func sectionClass(name string) string {
 	}
 	return name
 }
+
+// Stem gives the name of a function or variable without what compilers append to it, and
+// may number otherwise the next time.
+func Stem(name string) string { return baseName(name) }

@@ -22,6 +22,9 @@ type Base interface {
 	// the object after the change defines, and where. With Unsure and Lost comes a fault
 	// that says why.
 	Vague(post *objfile.Symbol) (Target, Presence, error)
+	// Elsewhere tells whether another object of the image defines a function or variable
+	// that only the object after the change defines.
+	Elsewhere(post *objfile.Symbol) (Elsewhere, error)
 	// Libraries are the sonames of what the images need (DT_NEEDED): symbols that
 	// are left to the dynamic linker get their versions from there.
 	Libraries() []string
@@ -53,6 +56,15 @@ type Target struct {
 	Own    uint64 // of GOT: where the image has a definition of its own, which another module's may stand in for; 0 if it has none
 	Size   uint64 // bytes, 0 if that is not known
 	Slots  TLSSlots
+}
+
+// Elsewhere is what other objects of an image, before the change, have to do with a symbol.
+type Elsewhere struct {
+	Target
+	Presence Presence        // Present, Absent, Unsure or Lost
+	Why      string          // of Unsure and Lost
+	Old      *objfile.Symbol // of Present: the definition in the other object; nil if that is not known
+	Wanted   string          // an object that refers to it, if none of the image defines it; else empty
 }
 
 // TLSSlots are the link-time addresses of the slots of the image's global offset

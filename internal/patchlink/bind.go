@@ -141,6 +141,13 @@ func (u *unit) reference(from *objfile.Section, refs []objfile.Ref) (n int, err 
 		}
 	} else {
 		var ok bool
+		switch at := u.l.global[y.Name]; len(at) {
+		case 0:
+		case 1:
+			return u.bind(from, refs, at[0])
+		default:
+			return 1, u.fault("ambiguous-code", y, "it was static, is global, and %s and %s each have one", at[0].image.name, at[1].image.name)
+		}
 		if u.l.fresh[y.Name] {
 			return 1, u.keep(from, r) // another object of the patch defines it
 		}

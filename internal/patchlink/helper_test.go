@@ -119,6 +119,10 @@ func (b *table) Vague(y *objfile.Symbol) (Target, Presence, error) {
 	return t, Present, err
 }
 
+func (b *table) Elsewhere(*objfile.Symbol) (Elsewhere, error) {
+	return Elsewhere{Presence: Absent}, nil
+}
+
 func (b *table) Find(y *objfile.Symbol) (Target, error) {
 	t, ok, err := b.Named(y)
 	if err == nil && !ok {

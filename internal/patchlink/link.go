@@ -36,6 +36,7 @@ type Report struct {
 	Functions []Replaced       // in the order of the inputs
 	Bound     int              // places that are bound to the base
 	Imports   []string         // symbols that are left to the dynamic linker, in order
+	Moved     []string         // of them those that another object has defined before the change
 	Absent    []string         // changed functions that the base has no code of: inlined everywhere, or never used
 	NoEntry   []Own            // functions into which no jump can be written: they are replaced for virtual calls only
 	Own       []Own            // what the patch brings along although the program may have it too
@@ -99,7 +100,8 @@ type linker struct {
 	fresh     map[string]bool // global symbols that some input adds
 	claimed   map[place]string
 	imports   map[string]bool
-	severed   map[string]bool // names that mean something else after the change: see objdiff.Diff
+	global    map[string][]target // where the images have functions that were static, and are global
+	severed   map[string]bool     // names that mean something else after the change: see objdiff.Diff
 	overrides []string
 	low       bool // the patch must be within the first 2 GiB
 	report    Report
@@ -122,7 +124,7 @@ type Input struct {
 // all. What the inputs cannot be linked for is refused, everything at once: see
 // docs/limits.md, "Building a patch: linking".
 func Link(ctx context.Context, inputs []Input, m Meta, out string) (*Report, error) {
-	l := &linker{fresh: make(map[string]bool), claimed: make(map[place]string), imports: make(map[string]bool), severed: make(map[string]bool), overrides: m.Overrides}
+	l := &linker{fresh: make(map[string]bool), claimed: make(map[place]string), imports: make(map[string]bool), global: make(map[string][]target), severed: make(map[string]bool), overrides: m.Overrides}
 	for _, s := range inputs {
 		for y := range s.Diff.Severed {
 			l.severed[y.Name] = true
@@ -134,6 +136,9 @@ func Link(ctx context.Context, inputs []Input, m Meta, out string) (*Report, err
 				}
 			}
 		}
+	}
+	if err := l.globalised(inputs); err != nil {
+		return nil, err
 	}
 	var objects []*object
 	var libraries []string
@@ -152,7 +157,7 @@ func Link(ctx context.Context, inputs []Input, m Meta, out string) (*Report, err
 	if err := l.refused.ErrOrNil(); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(inputs, func(s Input) bool { return len(s.Diff.Changed) > 0 }) {
+	if len(l.report.Functions) == 0 && !slices.ContainsFunc(inputs, func(s Input) bool { return len(s.Diff.Changed) > 0 }) {
 		return nil, &fault.Error{Kind: fault.NoChange, Code: "nothing-to-patch", What: "there is nothing to patch",
 			Why: "the change only adds functions and variables, which nothing that runs refers to"}
 	}

@@ -1,6 +1,7 @@
 package patchlink
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"debug/elf"
 	"fmt"
@@ -28,6 +29,7 @@ type unit struct {
 	slots *section                               // words that stand in for slots of a global offset table, or nil
 	slot  map[slotKey]uint64                     // offsets in it
 	own   map[place]*objdiff.Function            // what this object replaces
+	moved []moved                                // functions that replace those of other objects
 	vague map[*objfile.Symbol]*vague             // what is known of symbols that the program may have too
 }
 
@@ -58,7 +60,7 @@ func (u *unit) build() error {
 	for _, s := range ship {
 		u.take(s)
 	}
-	if err := u.moved(); err != nil {
+	if err := u.elsewhere(); err != nil {
 		return err
 	}
 	frames := u.frames()
@@ -144,7 +146,7 @@ func (u *unit) symbol(y *objfile.Symbol) *symbol {
 		n = u.ship[y.Section].sym
 	case y.Section != nil:
 		n = &symbol{name: y.Name, typ: y.Type, sec: u.ship[y.Section], value: y.Value, size: y.Size}
-		if isFresh(u.diff, y) {
+		if isFresh(u.diff, y) || y.Bind == elf.STB_GLOBAL && u.l.fresh[y.Name] {
 			n.bind, n.vis = elf.STB_GLOBAL, elf.STV_HIDDEN
 			if y.Bind != elf.STB_GLOBAL || y.Section.Group != nil {
 				n.bind = elf.STB_WEAK // of several copies in several objects one will do
@@ -190,54 +192,55 @@ func (u *unit) replacements() error {
 			u.l.report.Absent = append(u.l.report.Absent, f.Pre.Name)
 			continue
 		}
-		if err == nil && t.Kind != Addr {
-			err = u.fault("not-in-image", f.Post, "the image has no code of it, only a reference to another library's")
+		if err == nil {
+			err = u.replace(f, t)
 		}
-		if err != nil {
-			if err := u.l.refuse(err); err != nil {
-				return err
-			}
-			continue
+		if err := u.l.refuse(err); err != nil {
+			return err
 		}
-		size := t.Size
-		if size == 0 {
-			size = f.Pre.Size
+	}
+	for _, m := range u.moved {
+		if err := u.l.refuse(u.replace(&objdiff.Function{Pre: m.old, Post: m.post}, m.at)); err != nil {
+			return err
 		}
-		names := []string{f.Pre.Name}
-		for _, a := range f.Aliases {
-			names = append(names, a.Name)
-		}
-		at := place{t.image, t.Vaddr}
-		if other, taken := u.l.claimed[at]; taken {
-			// The same inline function in several objects is one in the image.
-			if other != f.Pre.Name || f.Pre.Bind == elf.STB_LOCAL {
-				if err := u.l.refuse(u.fault("folded-functions", f.Post, "the linker made one function, at %#x of %s, of it and %s, which changed differently", t.Vaddr, t.image.name, elfsym.Demangle(other))); err != nil {
-					return err
-				}
-			}
-			continue
-		}
-		u.l.claimed[at] = f.Pre.Name
-		code := make([]byte, size)
-		if size == 0 {
-			err = u.fault("not-in-image", f.Post, "its size is not known")
-		} else {
-			err = t.image.file.ReadVaddr(code, t.Vaddr)
-		}
-		if err != nil {
-			if err := u.l.refuse(err); err != nil {
-				return err
-			}
-			continue
-		}
-		u.own[at] = f
-		if why := noEntry(t.image, t.Vaddr, code); why != "" {
-			u.l.report.NoEntry = append(u.l.report.NoEntry, Own{Name: f.Pre.Name, Why: why})
-		}
-		u.rec.replace(pointer{u.symbol(f.Post), 0}, t.image, t.Vaddr, size, names, sha256.Sum256(code))
-		u.l.report.Functions = append(u.l.report.Functions, Replaced{Name: f.Pre.Name, Module: t.image.name, Vaddr: t.Vaddr, Size: size})
+		u.l.report.Moved = append(u.l.report.Moved, m.post.Name)
 	}
 	return u.checkFolded()
+}
+
+// replace says that a function of the base is replaced.
+func (u *unit) replace(f *objdiff.Function, t target) error {
+	if t.Kind != Addr {
+		return u.fault("not-in-image", f.Post, "the image has no code of it, only a reference to another library's")
+	}
+	size := cmp.Or(t.Size, f.Pre.Size)
+	names := []string{f.Pre.Name}
+	for _, a := range f.Aliases {
+		names = append(names, a.Name)
+	}
+	at := place{t.image, t.Vaddr}
+	if other, taken := u.l.claimed[at]; taken {
+		// The same inline function in several objects is one in the image.
+		if other != f.Pre.Name || f.Pre.Bind == elf.STB_LOCAL {
+			return u.fault("folded-functions", f.Post, "the linker made one function, at %#x of %s, of it and %s, which changed differently", t.Vaddr, t.image.name, elfsym.Demangle(other))
+		}
+		return nil
+	}
+	u.l.claimed[at] = f.Pre.Name
+	if size == 0 {
+		return u.fault("not-in-image", f.Post, "its size is not known")
+	}
+	code := make([]byte, size)
+	if err := t.image.file.ReadVaddr(code, t.Vaddr); err != nil {
+		return err
+	}
+	u.own[at] = f
+	if why := noEntry(t.image, t.Vaddr, code); why != "" {
+		u.l.report.NoEntry = append(u.l.report.NoEntry, Own{Name: f.Pre.Name, Why: why})
+	}
+	u.rec.replace(pointer{u.symbol(f.Post), 0}, t.image, t.Vaddr, size, names, sha256.Sum256(code))
+	u.l.report.Functions = append(u.l.report.Functions, Replaced{Name: f.Pre.Name, Module: t.image.name, Vaddr: t.Vaddr, Size: size})
+	return nil
 }
 
 // checkFolded refuses to replace a function of which the linker has made one with

@@ -130,26 +130,3 @@ func (u *unit) inProgram(y *objfile.Symbol) bool {
 	v, err := u.program(y)
 	return err == nil && (v.presence == Present || v.presence == Exported)
 }
-
-// moved refuses a variable that is new in this object and that the image has from another
-// one, from which it was moved: the patch would begin anew.
-func (u *unit) moved() error {
-	for _, y := range u.diff.New {
-		if y.IsFunc() || y.Bind != elf.STB_GLOBAL || y.Section == nil || u.ship[y.Section] == nil || y.Section.Flags&elf.SHF_WRITE == 0 || strings.HasPrefix(y.Name, "_ZT") || y.Section.Name == recordSection {
-			continue
-		}
-		v, err := u.program(y)
-		if err == nil && v.presence != Present && v.presence != Lost {
-			continue
-		}
-		if err == nil {
-			e := u.fault("moved-variable", y, "it is new in this file, and the program has one of its name, of another file: what is in that one would not count")
-			e.Hint = "leave its definition where it was, or give the new one another name"
-			err = e
-		}
-		if err := u.l.refuse(err); err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -57,6 +57,7 @@ type Report struct {
 // Object is what a compilation has made.
 type Object struct {
 	File   string `json:"file"`   // a copy that is kept
+	Source string `json:"source"` // as in Unit
 	Images []int  `json:"images"` // as in Unit
 
 	// What else it is linked into that is none of the images.

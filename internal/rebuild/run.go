@@ -286,7 +286,7 @@ func (b *rebuilder) names(paths []string) string {
 // object says what has become of a compilation.
 func (b *rebuilder) object(c *intercept.Compile) Object {
 	_, images, _ := b.graph.of(c)
-	o := Object{File: c.Object, Images: images}
+	o := Object{File: c.Object, Source: within(b.root, c.Source), Images: images}
 	for _, out := range b.graph.outputs {
 		switch {
 		case !out.objects[c] || len(out.images) > 0:

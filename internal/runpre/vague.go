@@ -62,3 +62,17 @@ func (p *Placement) vagueThreadLocal(y *objfile.Symbol) (patchlink.Target, patch
 	}
 	return p.target(), patchlink.Unsure, nil
 }
+
+// Elsewhere tells what the image's symbol tables know: where a global symbol of the name is.
+func (p *Placement) Elsewhere(y *objfile.Symbol) (patchlink.Elsewhere, error) {
+	t, ok, err := p.Named(y)
+	switch {
+	case err != nil:
+		return patchlink.Elsewhere{Target: t, Presence: patchlink.Lost, Why: err.Error()}, nil
+	case ok:
+		return patchlink.Elsewhere{Target: t, Presence: patchlink.Present}, nil
+	case p.m.im.full && p.m.im.locals:
+		return patchlink.Elsewhere{Presence: patchlink.Absent}, nil
+	}
+	return patchlink.Elsewhere{Presence: patchlink.Unsure, Why: "the image has no symbol table"}, nil
+}
