@@ -224,15 +224,18 @@ func (i *debugInfo) entry(o *objfile.Object, e *dwarf.Entry, files []*dwarf.Line
 }
 
 // locate notes where a variable with a fixed address is: DW_OP_addr and nothing else, or
-// DW_OP_addrx (DWARF 5, 2.5.1.1).
+// DW_OP_addrx (DWARF 5, 2.5.1.1); or, of a thread-local one, its offset, which is relocated as if
+// it were an address (DW_OP_const8u; DW_OP_form_tls_address or GNU's before it).
 func (i *debugInfo) locate(o *objfile.Object, n *entry, loc, addrs []byte) {
-	const opAddr, opAddrx = 0x03, 0xa1
+	const opAddr, opAddrx, opConst8u, opTLS, opTLSBefore = 0x03, 0xa1, 0x0e, 0x9b, 0xe0
 	if len(loc) < 2 {
 		return
 	}
 	var addr uint64
 	switch k, w := binary.Uvarint(loc[1:]); {
 	case loc[0] == opAddr && len(loc) == 9:
+		addr = binary.LittleEndian.Uint64(loc[1:])
+	case loc[0] == opConst8u && len(loc) == 10 && (loc[9] == opTLS || loc[9] == opTLSBefore):
 		addr = binary.LittleEndian.Uint64(loc[1:])
 	case loc[0] == opAddrx && w == len(loc)-1 && k < uint64(len(addrs)/8):
 		addr = binary.LittleEndian.Uint64(addrs[8*k:])

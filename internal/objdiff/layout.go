@@ -35,6 +35,12 @@ func (d *differ) layouts() {
 			why = compareLayout(pre, p[0], post, q[0])
 		case !slices.Equal(signatures(pre, p), signatures(post, q)):
 			why = "several types have this name, and they are not those of before"
+		default:
+			for k := range p {
+				if why == "" {
+					why = compareLayout(pre, p[k], post, q[k])
+				}
+			}
 		}
 		if why != "" {
 			d.refuseAt("struct-layout", key, q[0].file, q[0].line, AllowLayout, why+"; objects that exist have the old layout",
@@ -65,18 +71,22 @@ func (i *debugInfo) distinct(key string) (list []*entry) {
 	return list
 }
 
+// signatures gives the layouts of types, and sorts both.
 func signatures(i *debugInfo, list []*entry) (out []string) {
+	of := make(map[*entry]string)
 	for _, n := range list {
-		out = append(out, i.signature(n, 0))
+		of[n] = i.signature(n, 0)
+		out = append(out, of[n])
 	}
+	slices.SortFunc(list, func(m, n *entry) int { return strings.Compare(of[m], of[n]) })
 	slices.Sort(out)
 	return out
 }
 
 // signature gives the layout of an aggregate as text.
 func (i *debugInfo) signature(n *entry, depth int) string {
-	if i.steps += 1 + len(n.children); i.steps > maxTypeSteps {
-		i.err = fmt.Errorf("damaged debugging information: more than %d steps to compare its types", maxTypeSteps)
+	i.steps += len(n.children)
+	if !i.step() {
 		return "?"
 	}
 	var b strings.Builder
@@ -188,7 +198,7 @@ func compareLayout(pi *debugInfo, p *entry, qi *debugInfo, q *entry) string {
 	}
 	for _, m := range gone {
 		i := slices.IndexFunc(fresh, func(n *entry) bool {
-			return n.tag == m.tag && n.where == m.where && pi.shape(m.typ, 0) == qi.shape(n.typ, 0)
+			return n.tag == m.tag && compareMember(pi, m, qi, n) == ""
 		})
 		if i < 0 {
 			return memberName(m) + " is gone"
@@ -212,7 +222,7 @@ func compareMember(pi *debugInfo, m *entry, qi *debugInfo, n *entry) string {
 		}
 		return fmt.Sprintf("%s was %s, and is %s", name, x, y)
 	}
-	if x, y := pi.otherPointee(m.typ, qi, n.typ); x != "" {
+	if x, y := pi.otherInMemory(m.typ, qi, n.typ); x != "" {
 		return fmt.Sprintf("%s was %s, and is %s", name, x, y)
 	}
 	return ""

@@ -10,8 +10,8 @@ import (
 )
 
 // variableTypes refuses variables that go on in the new code and have another type: what is
-// in them is of the old one. Types of the same size are compared by what they hold, as
-// members of structures are.
+// in them is of the old one. Types of the same size are compared by what they hold and lead
+// to, as members of structures are.
 func (d *differ) variableTypes() {
 	pre, post := d.full(d.pre), d.full(d.post)
 	if pre.err != nil || post.err != nil {
@@ -28,7 +28,7 @@ func (d *differ) variableTypes() {
 		}
 		x, y := pre.typeOf(p), post.typeOf(q)
 		if x == y || pre.sameAggregate(p, post, q) {
-			if x, y = pre.otherPointee(pre.typed(p).typ, post, post.typed(q).typ); x == "" {
+			if x, y = pre.otherInMemory(pre.typed(p).typ, post, post.typed(q).typ); x == "" {
 				continue
 			}
 		}
@@ -68,35 +68,6 @@ func (i *debugInfo) typeOf(n *entry) string { return i.shape(i.typed(n).typ, 0) 
 func (i *debugInfo) sameAggregate(p *entry, j *debugInfo, q *entry) bool {
 	x, y := i.aggregate(i.typed(p).typ), j.aggregate(j.typed(q).typ)
 	return x != nil && y != nil && i.signature(x, 0) == j.signature(y, 0)
-}
-
-// otherPointee gives the names of what two pointers lead to, if those are structures of different
-// layout under different names. What is under one name is compared by itself.
-func (i *debugInfo) otherPointee(a dwarf.Offset, j *debugInfo, b dwarf.Offset) (was, is string) {
-	x, y := i.led(a), j.led(b)
-	if x == nil || y == nil || x.name == "" || y.name == "" || qualified(x) == qualified(y) || i.signature(x, 0) == j.signature(y, 0) {
-		return "", ""
-	}
-	return "a pointer to " + qualified(x), "a pointer to " + qualified(y)
-}
-
-// led gives the structure that a pointer leads to, or nil.
-func (i *debugInfo) led(off dwarf.Offset) *entry {
-	for range maxTypeDepth {
-		n := i.entries[off]
-		if n == nil {
-			return nil
-		}
-		switch n.tag {
-		case dwarf.TagTypedef, dwarf.TagConstType, dwarf.TagVolatileType, dwarf.TagAtomicType, dwarf.TagRestrictType:
-			off = n.typ
-		case dwarf.TagPointerType, dwarf.TagReferenceType:
-			return i.aggregate(n.typ)
-		default:
-			return nil
-		}
-	}
-	return nil
 }
 
 // aggregate gives the structure or union that a type is another name of, or nil.

@@ -111,7 +111,14 @@ func (o *Object) relocated(s *Section) ([]byte, error) {
 		case elf.R_X86_64_NONE:
 		case elf.R_X86_64_64, elf.R_X86_64_DTPOFF64:
 			le.PutUint64(b[r.Off:], value)
-		case elf.R_X86_64_32, elf.R_X86_64_DTPOFF32:
+		case elf.R_X86_64_DTPOFF32:
+			// gcc writes the eight bytes of DW_OP_const8u (0x0e) as such a relocation and a zero.
+			if r.Off > 0 && b[r.Off-1] == 0x0e && len(b)-int(r.Off) >= 8 && le.Uint32(b[r.Off+4:]) == 0 {
+				le.PutUint64(b[r.Off:], value)
+				break
+			}
+			le.PutUint32(b[r.Off:], uint32(value))
+		case elf.R_X86_64_32:
 			le.PutUint32(b[r.Off:], uint32(value))
 		default:
 			return nil, fmt.Errorf("a relocation of type %s", r.Type)
