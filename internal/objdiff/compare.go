@@ -73,6 +73,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d.threadLocals()
 	if !d.out.Empty() {
 		d.layouts()
+		d.namelessEnums()
 		d.variableTypes()
 		d.prototypes()
 		d.keptConstants()

@@ -20,10 +20,12 @@ type debugInfo struct {
 	entries  map[dwarf.Offset]*entry
 	byPlace  map[codePlace]*entry // functions and variables by where they are
 	byName   map[string]*entry    // functions and variables outside of functions by mangled name
+	locals   map[string]*entry    // variables in functions, by mangled name or as clang calls them
 	inlined  []*entry             // inlined calls
 	vars     map[string]bool      // qualified names of variables outside of functions, stored or not
 	steps    int                  // members looked at in comparisons of types
 	types    map[string][]*entry  // named types that are complete, by sort and qualified name
+	enums    []*entry             // with a name or without
 	numbered map[*entry][]*entry  // types that compilers number, by what they are in, in order
 }
 
@@ -44,6 +46,7 @@ type entry struct {
 	size     int64          // bytes; -1 if it does not say
 	declared bool           // a declaration only
 	callable bool           // a type with an operator()
+	placed   bool           // a variable with a place of its own
 	where    string         // data_member_location and bit offsets, as text
 	value    int64          // of an enumerator or of the number of elements
 	encoding int64          // of a base type
@@ -94,6 +97,7 @@ func (d *differ) full(o *objfile.Object) *debugInfo {
 		i.entries = make(map[dwarf.Offset]*entry)
 		i.byPlace = make(map[codePlace]*entry)
 		i.byName = make(map[string]*entry)
+		i.locals = make(map[string]*entry)
 		i.types = make(map[string][]*entry)
 		i.numbered = make(map[*entry][]*entry)
 		i.vars = make(map[string]bool)
@@ -244,6 +248,7 @@ func (i *debugInfo) locate(o *objfile.Object, n *entry, loc, addrs []byte) {
 	}
 	if s, off, ok := o.AtAddress(addr); ok {
 		i.byPlace[codePlace{s, off}] = n
+		n.placed = true
 	}
 }
 
@@ -256,10 +261,24 @@ func (i *debugInfo) index(n *entry) {
 		if name := n.mangled(); n.line != 0 && i.byName[name] == nil && !inFunction(n) {
 			i.byName[name] = n
 		}
-		if n.tag == dwarf.TagVariable && n.name != "" && !inFunction(n) {
+		switch f := i.place(n); {
+		case n.tag != dwarf.TagVariable || n.name == "":
+		case !inFunction(n):
 			i.vars[qualified(n)] = true
+		case f != nil && f.tag == dwarf.TagSubprogram && f.name != "":
+			name := f.mangled() + "." + n.name
+			if n.linkage != "" {
+				name = n.linkage
+			}
+			if i.locals[name] != nil { // no telling which
+				n = &entry{}
+			}
+			i.locals[name] = n
 		}
 	case dwarf.TagStructType, dwarf.TagClassType, dwarf.TagUnionType, dwarf.TagEnumerationType:
+		if n.tag == dwarf.TagEnumerationType && !n.declared {
+			i.enums = append(i.enums, n)
+		}
 		if n.name != "" && !n.declared {
 			k := sortOfType(n) + " " + qualified(n)
 			i.types[k] = append(i.types[k], n)

@@ -42,7 +42,11 @@ func (d *differ) layouts() {
 				}
 			}
 		}
-		if why != "" {
+		switch {
+		case why == "":
+		case p[0].tag == dwarf.TagEnumerationType && q[0].tag == dwarf.TagEnumerationType:
+			d.refuseAt("struct-layout", key, q[0].file, q[0].line, AllowLayout, why+"; objects that exist have the old values", enumHint)
+		default:
 			d.refuseAt("struct-layout", key, q[0].file, q[0].line, AllowLayout, why+"; objects that exist have the old layout",
 				"keep the layout, and hold new fields as shadow data beside the object (include/hotpatch.h)")
 		}

@@ -73,7 +73,10 @@ func (r *reading) otherwise(a, b dwarf.Offset, depth int) bool {
 	case !isScalar(x) || !isScalar(y):
 		return false
 	}
-	return r.pre.shape(a, 0) != r.post.shape(b, 0)
+	if r.pre.shape(a, 0) != r.post.shape(b, 0) {
+		return true
+	}
+	return x.tag == dwarf.TagEnumerationType && y.tag == dwarf.TagEnumerationType && otherEnum(x, xname, y, yname)
 }
 
 // bare gives a type without typedefs and qualifiers, and its name: if it has none itself, that

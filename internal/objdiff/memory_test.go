@@ -99,6 +99,12 @@ func TestOtherInMemory(t *testing.T) {
 		{"int (**v)(void)", "void **v", false},
 		{"enum small v", "int v", false},
 		{"enum small v", "enum smaller v", false},
+		{"enum low v", "enum high v", true},
+		{"enum low v", "enum more v", false},
+		{"enum low v[2]", "enum high v[2]", true},
+		{"enum low *v", "enum high *v", true},
+		{"enum bits v", "enum other v", false},
+		{"enum other v", "enum bits v", true},
 	}
 	source := func(after bool) string {
 		var b strings.Builder

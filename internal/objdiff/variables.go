@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"slices"
+	"strings"
 
 	"hotpatch/internal/objfile"
 )
@@ -17,13 +18,14 @@ func (d *differ) variableTypes() {
 	if pre.err != nil || post.err != nil {
 		return
 	}
+	said := make(map[*entry]bool) // of variables in pieces
 	for _, b := range d.post.Symbols {
 		a := d.twin[b]
 		if a == nil || a.IsFunc() || b.IsFunc() || !a.Defined() || !b.Defined() || a.Section != nil && isReadOnly(a.Section) {
 			continue
 		}
 		p, q := pre.variable(a), post.variable(b)
-		if p == nil || q == nil {
+		if p == nil || q == nil || said[q] {
 			continue
 		}
 		x, y := pre.typeOf(p), post.typeOf(q)
@@ -32,6 +34,7 @@ func (d *differ) variableTypes() {
 				continue
 			}
 		}
+		said[q] = true
 		d.refuse("changed-type", b, AllowLayout, fmt.Sprintf("it was of type %s, and is of type %s; what the running program has in it is of the old type", x, y),
 			"leave it as it is, and give the new one another name")
 	}
@@ -43,13 +46,30 @@ func (i *debugInfo) variable(y *objfile.Symbol) *entry {
 	if y.Section != nil {
 		n = i.byPlace[codePlace{y.Section, y.Value}]
 	}
-	if n == nil && !(y.Bind == elf.STB_LOCAL && isStaticLocal(y)) {
+	switch {
+	case n != nil:
+	case y.Bind == elf.STB_LOCAL && isStaticLocal(y):
+		n = i.inPieces(y.Name)
+	default:
 		n = i.byName[y.Name]
 	}
 	if n == nil || n.tag != dwarf.TagVariable || i.typed(n) == nil {
 		return nil
 	}
 	return n
+}
+
+// inPieces gives the entry of a variable that has no place, by the name of a part of it: clang puts
+// parts of a variable, or what it leads to, in its place, as "f.p.body" or "p.0".
+func (i *debugInfo) inPieces(name string) *entry {
+	for k := strings.LastIndexByte(name, '.'); k > 0; k = strings.LastIndexByte(name[:k], '.') {
+		for _, m := range []map[string]*entry{i.byName, i.locals} {
+			if n := m[name[:k]]; n != nil && !n.placed {
+				return n
+			}
+		}
+	}
+	return nil
 }
 
 // typed follows a variable's entry to the one that has its type.
