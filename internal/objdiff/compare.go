@@ -64,6 +64,7 @@ func Compare(pre, post *objfile.Object, o Options) (*Diff, error) {
 	d.unnamedCode()
 	d.sets()
 	d.compareData()
+	d.firstUses()
 	d.constants()
 	d.constructors()
 	d.list()

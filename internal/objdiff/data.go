@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"slices"
+	"strings"
 
 	"hotpatch/internal/objfile"
 )
@@ -27,6 +28,47 @@ func (d *differ) compareData() {
 				"leave its definition alone, and let new code or a hook before apply set it")
 		}
 	}
+}
+
+// firstUses refuses variables that have had a constant for their initial value, and are initialised
+// by code at their first use now: guards are new then, so that the first call of the new code
+// would throw away what the running program has in them.
+func (d *differ) firstUses() {
+	before := make(map[string]bool)
+	for _, y := range d.pre.Symbols {
+		before[y.Name] = before[y.Name] || y.Defined()
+	}
+	guarded := make(map[string]bool) // by the name of the variable after the change
+	threads := false                 // the variables of every thread are initialised together
+	for _, g := range d.post.Symbols {
+		if a := d.twin[g]; !g.Defined() || a != nil && a.Defined() {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(g.Name, "_ZGV"); ok {
+			guarded["_Z"+rest] = true
+		}
+		threads = threads || g.Name == "__tls_guard"
+	}
+	if len(guarded) == 0 && !threads {
+		return
+	}
+	for _, b := range d.post.Symbols {
+		a := d.twin[b]
+		if a == nil || a.IsFunc() || b.IsFunc() || !a.Defined() || !b.Defined() || a.Section == nil || isReadOnly(a.Section) {
+			continue
+		}
+		guard := guarded[b.Name] && !before["_ZGV"+strings.TrimPrefix(a.Name, "_Z")]
+		if guard || threads && b.Type == elf.STT_TLS && slices.ContainsFunc(d.usesOf(d.post).by[b], setsUpThreads) {
+			d.refuse("changed-data", b, AllowStatic, "it had a constant for its initial value, and is initialised by code at its first use: that would throw away what the running program has in it",
+				"leave its initial value as it is, and let new code or a hook before apply set it")
+		}
+	}
+}
+
+// setsUpThreads reports whether a function is one that compilers make to initialise the
+// thread-local variables of a file.
+func setsUpThreads(y *objfile.Symbol) bool {
+	return y.Name == "__tls_init" || strings.HasPrefix(y.Name, "_ZTH") || strings.HasPrefix(y.Name, "__cxx_global_var_init")
 }
 
 // dataDiffers says how two variables differ, or gives "".
