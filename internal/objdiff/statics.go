@@ -308,12 +308,34 @@ func claimedOnce(claims map[*objfile.Symbol]map[*objfile.Symbol]bool, b *objfile
 func (d *differ) lostStatic(a *objfile.Symbol) {
 	for _, f := range d.usesOf(d.pre).by[a] {
 		if d.rev[f] != nil {
+			if b := d.wholeOf(a); b != nil {
+				d.refuse("removed-static", b, AllowStatic,
+					fmt.Sprintf("the compiler had taken it apart and stored %s only, and stores all of it now, aligned to %d bytes: what the running program has in it would not count", a.Name, b.Section.Align),
+					"leave its alignment, and what is done with its address, as they are")
+				return
+			}
 			d.refuse("removed-static", a, AllowStatic,
 				fmt.Sprintf("the static variable is gone, and %s, which used it, is still there", display(f.Name)),
 				"leave the variable in the source, with a reference to it")
 			return
 		}
 	}
+}
+
+// wholeOf gives the variable after the change of which a was a part, if a compiler had taken it
+// apart and does not any more. It is nil for a static variable of a function.
+func (d *differ) wholeOf(a *objfile.Symbol) *objfile.Symbol {
+	k := strings.LastIndexByte(a.Name, '.')
+	i := d.full(d.pre)
+	if k < 0 || i.err != nil || i.byPlace[codePlace{a.Section, a.Value}] != nil || i.inPieces(a.Name) == nil {
+		return nil
+	}
+	for _, b := range d.post.Symbols {
+		if b.Name == a.Name[:k] && b.Bind == elf.STB_LOCAL && b.Section != nil && !b.IsFunc() && d.twin[b] == nil {
+			return b
+		}
+	}
+	return nil
 }
 
 // movedInside refuses a variable that is gone while a function that used it has got a static
