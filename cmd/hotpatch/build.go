@@ -297,6 +297,10 @@ func showPackage(p *page, k *hotbuild.Package) {
 // showLeft shows what of a change is not in the patch.
 func showLeft(p *page, s *hotbuild.Rebuilt) {
 	for _, u := range s.Elsewhere {
+		if u.Untaken {
+			p.line("  left out: %s, of which the linker has taken nothing into %s", u.Source, strings.Join(u.Linked, ", "))
+			continue
+		}
 		where := "nothing that is known"
 		if len(u.Linked) > 0 {
 			where = strings.Join(u.Linked, ", ")

@@ -29,11 +29,12 @@ type others struct {
 	placed   map[[2]int]*runpre.Placement // by base and object; nil: not in there
 	exported map[int]map[string]bool      // by base
 	globals  map[int]map[string]uint64    // by base: where global symbols are, once all objects were matched
+	fitting  map[int]bool                 // by base: it is what the source makes
 }
 
 func newOthers(f *finder, objects []rebuild.Object, whole []bool) *others {
 	return &others{f: f, objects: objects, whole: whole, parsed: make(map[int]*objfile.Object),
-		placed: make(map[[2]int]*runpre.Placement), exported: make(map[int]map[string]bool), globals: make(map[int]map[string]uint64)}
+		placed: make(map[[2]int]*runpre.Placement), exported: make(map[int]map[string]bool), globals: make(map[int]map[string]uint64), fitting: make(map[int]bool)}
 }
 
 // base is an object of the program in one of the bases. It is a patchlink.Base.

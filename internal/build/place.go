@@ -25,6 +25,7 @@ type candidate struct {
 	unit *rebuild.Unit // nil if only the objects are known
 	in   []found
 	has  []string // images that have the code after the change
+	left bool     // the linker has taken it into none of the images
 }
 
 // found is an image that has an object.
@@ -74,7 +75,7 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 		}
 		if elsewhere {
 			one := unitOf(*c.unit)
-			one.Differs = true
+			one.Differs, one.Untaken = true, c.left
 			result.Source.Elsewhere = append(result.Source.Elsewhere, one)
 		}
 	}
@@ -104,6 +105,9 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 			inputs = append(inputs, patchlink.Input{Diff: c.diff, Base: base{p.at, p.base, f.others}})
 		}
 		if len(c.in) > 0 {
+			if w := r.alsoIn(c); w != nil {
+				result.Warnings = append(result.Warnings, *w)
+			}
 			for _, w := range c.diff.Warnings {
 				result.Warnings = append(result.Warnings, Warning{Code: w.Code, Symbol: demangle.Filter(w.Symbol), File: w.File, Line: w.Line, Why: w.Why, Hint: w.Hint, Override: w.Override})
 			}
@@ -112,6 +116,9 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 	if len(fixed) > 0 && len(fixed) == len(errs) && len(inputs) == 0 {
 		return nil, &fault.Error{Kind: fault.NoChange, Code: "already-fixed", What: "there is nothing to patch",
 			Why: "what runs has the code after the change already: " + strings.Join(fixed, ", "), Details: result.Source}
+	}
+	if len(errs) == 0 && len(inputs) == 0 && !slices.ContainsFunc(changed, func(c *candidate) bool { return !c.left }) {
+		return nil, untaken(result.Source)
 	}
 	if len(errs) == 0 && len(inputs) == 0 {
 		e := f.nowhere(changed[0], nil)
@@ -171,6 +178,27 @@ func (r *Request) elsewhere(c *candidate, p found, result *Result) error {
 		Hint: hint + "; or allow it by the name " + objdiff.AllowBase, Details: differ}
 }
 
+// alsoIn warns of what goes on with the old code of an object: libraries and, for a patch of
+// libraries, programs that have it too and are none of the bases. They may be in the same process.
+func (r *Request) alsoIn(c *candidate) *Warning {
+	if c.unit == nil {
+		return nil
+	}
+	list := slices.Clone(c.unit.Libraries)
+	if !slices.ContainsFunc(c.in, func(p found) bool { return rebuild.Describe(r.Bases[p.base].Path).Program }) {
+		list = append(list, c.unit.Programs...)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	const most = 5
+	if n := len(list) - most; n > 0 {
+		list = append(list[:most], fmt.Sprintf("and %d more", n))
+	}
+	return &Warning{Code: "also-linked", Symbol: c.name(), Why: "it is also linked into " + strings.Join(list, ", ") + ", which is none of the bases: what the process has of that goes on with the old code",
+		Hint: "make a patch for each that the process runs: build once for every --base"}
+}
+
 func (c *candidate) name() string {
 	if c.unit != nil {
 		return c.unit.Source
@@ -193,7 +221,15 @@ func (f *finder) find(c *candidate) (elsewhere bool, err error) {
 	}
 	var errs []error
 	none := true
+	left := 0
 	for _, i := range where {
+		switch out, err := f.untaken(c, i); {
+		case err != nil:
+			return false, err
+		case out:
+			left++
+			continue
+		}
 		at, err := f.match(c, i)
 		var misfit *fault.Error
 		switch {
@@ -210,9 +246,12 @@ func (f *finder) find(c *candidate) (elsewhere bool, err error) {
 			return false, err
 		}
 	}
+	c.left = left > 0 && left == len(where)
 	switch {
 	case known && len(errs) > 0:
 		return false, errors.Join(errs...)
+	case c.left:
+		return true, nil
 	case len(c.in) > 0:
 		return false, nil
 	case len(where) == 1 && c.unit == nil:

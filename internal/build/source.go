@@ -38,9 +38,10 @@ type Unit struct {
 	Source  string   `json:"source"`
 	Output  string   `json:"output"` // of the build
 	Linked  []string `json:"linked,omitempty"`
-	Because []string `json:"because"`       // changed files that it reads
-	Differs bool     `json:"differs"`       // its object code does
-	New     bool     `json:"new,omitempty"` // it is compiled only after the change
+	Because []string `json:"because"`           // changed files that it reads
+	Differs bool     `json:"differs"`           // its object code does
+	New     bool     `json:"new,omitempty"`     // it is compiled only after the change
+	Untaken bool     `json:"untaken,omitempty"` // the linker has taken nothing of it into what it is linked into
 }
 
 // FromSource makes a patch from a change of a source tree. Faults: those of Pairs, and
@@ -158,5 +159,19 @@ func nothing(s *Rebuilt) *fault.Error {
 	case len(s.Units) == 0:
 		e.Why = "no compiler reads what has changed: " + strings.Join(s.Unread, ", ")
 	}
+	return e
+}
+
+// untaken is the answer that a change concerns only objects that are not in the bases.
+func untaken(s *Rebuilt) *fault.Error {
+	e := NothingToPatch(len(s.Units))
+	e.Details = s
+	var names []string
+	for _, u := range s.Elsewhere {
+		if u.Untaken {
+			names = append(names, u.Source)
+		}
+	}
+	e.Why = "the change concerns only code that is not in the bases: the linker has taken nothing of " + strings.Join(names, ", ") + " into them, since nothing there refers to it"
 	return e
 }

@@ -454,6 +454,34 @@ libserved.so: .libs/answer.o .libs/second.o
 	})
 }
 
+// archiveProject links an archive of which the program needs one member, and a library that has a
+// file of the program as well.
+func archiveProject() project {
+	return makeProject().with("rare.c", "static int calls;\nint rare(int x) {\n\tcalls += x;\n\treturn calls / 5000;\n}\n").
+		with("Makefile", "CFLAGS = -O2 -fPIC\nall: served libother.so\nserved: main.o answer.o libparts.a\n\t$(CC) -o $@ main.o answer.o -L. -lparts\n"+
+			"libparts.a: rare.o second.o\n\tar rcs $@ $^\nlibother.so: answer.o\n\t$(CC) -shared -o $@ $^\n")
+}
+
+// TestSourceArchive: what the linker has not taken into the base is no part of it.
+func TestSourceArchive(t *testing.T) {
+	t.Parallel()
+	t.Run("a member that is not in the program", func(t *testing.T) {
+		t.Parallel()
+		r := archiveProject().fixed(t, "1000%d 1000", "2000%d 1000", "rare.c", "/ 5000", "/ 1000", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
+		says(t, r, "left out: rare.c, of which the linker has taken nothing into served", "answer.c: it is also linked into libother.so", "[also-linked]")
+	})
+	t.Run("nothing else", func(t *testing.T) {
+		t.Parallel()
+		p := archiveProject()
+		_, image := p.base(t)
+		r, _ := p.buildSource(t, image, p.patch(t, "rare.c", "/ 5000", "/ 1000"))
+		if r.Exit != 7 {
+			t.Errorf("it should exit with 7\n%v", r)
+		}
+		says(t, r, "the linker has taken nothing of rare.c", "[nothing-to-patch]")
+	})
+}
+
 // TestSourceOfProcess: the bases can be those that a process runs, also if the program
 // file is no longer there.
 func TestSourceOfProcess(t *testing.T) {

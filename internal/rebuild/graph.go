@@ -22,6 +22,9 @@ type linked struct {
 	images  []int    // that it corresponds to
 	program bool
 	folds   bool // equal functions of all objects become one
+
+	read    bool // defined is known, see names
+	defined map[string]bool
 }
 
 // graph says which compilations are in what was linked.
@@ -29,10 +32,11 @@ type graph struct {
 	outputs  []*linked
 	byOutput map[string][]*intercept.Compile // by path of the object, in order
 	bySum    map[string]*intercept.Compile
+	marks    map[*intercept.Compile][]string // see mark
 }
 
 func newGraph(compiles []*intercept.Compile, links []*intercept.Linking, images []Image) *graph {
-	g := &graph{byOutput: make(map[string][]*intercept.Compile), bySum: make(map[string]*intercept.Compile)}
+	g := &graph{byOutput: make(map[string][]*intercept.Compile), bySum: make(map[string]*intercept.Compile), marks: make(map[*intercept.Compile][]string)}
 	for _, c := range compiles {
 		g.byOutput[real(c.Output)] = append(g.byOutput[real(c.Output)], c)
 	}

@@ -56,9 +56,10 @@ type Report struct {
 
 // Object is what a compilation has made.
 type Object struct {
-	File   string `json:"file"`   // a copy that is kept
-	Source string `json:"source"` // as in Unit
+	File   string `json:"file"` // a copy that is kept
+	Source string `json:"source"`
 	Images []int  `json:"images"` // as in Unit
+	Absent []int  `json:"absent"` // as in Unit
 
 	// What else it is linked into that is none of the images.
 	Programs  []string `json:"programs,omitempty"`
@@ -73,7 +74,11 @@ type Unit struct {
 	Post    string   `json:"post"`
 	Linked  []string `json:"linked"`  // files that it is linked into; empty: not known
 	Images  []int    `json:"images"`  // indexes of the images that were made in this way
+	Absent  []int    `json:"absent"`  // those of them of which it is certain that the linker has taken nothing of it into what it made
 	Because []string `json:"because"` // files that it read and that are different
+	// What has it and is none of the images.
+	Programs  []string `json:"programs,omitempty"`
+	Libraries []string `json:"libraries,omitempty"`
 	// Indirect is Post compiled so that what other files define is reached by the global
 	// offset table; empty: there is no need, or the compiler cannot do it.
 	Indirect string `json:"indirect,omitempty"`

@@ -106,6 +106,9 @@ func (b *rebuilder) first(ctx context.Context) error {
 	}
 	b.graph = newGraph(b.compiles, links, b.Images)
 	b.covered = b.graph.covers(b.Images)
+	for _, out := range b.graph.outputs {
+		out.names() // as long as it is what this build has made
+	}
 	for _, c := range b.compiles {
 		b.report.Objects = append(b.report.Objects, b.object(c))
 	}
@@ -286,7 +289,7 @@ func (b *rebuilder) names(paths []string) string {
 // object says what has become of a compilation.
 func (b *rebuilder) object(c *intercept.Compile) Object {
 	_, images, _ := b.graph.of(c)
-	o := Object{File: c.Object, Source: within(b.root, c.Source), Images: images}
+	o := Object{File: c.Object, Source: within(b.root, c.Source), Images: images, Absent: b.graph.without(c)}
 	for _, out := range b.graph.outputs {
 		switch {
 		case !out.objects[c] || len(out.images) > 0:
@@ -306,6 +309,16 @@ func (b *rebuilder) unit(c *intercept.Compile, because []string) Unit {
 	}
 	var linkedInto []string
 	linkedInto, u.Images, _ = b.graph.of(c)
+	u.Absent = b.graph.without(c)
+	for _, out := range b.graph.outputs {
+		switch {
+		case !out.objects[c] || len(out.images) > 0 || isRelocatable(out.path) || b.graph.lacks(out, c):
+		case out.program:
+			u.Programs = append(u.Programs, within(b.root, out.path))
+		default:
+			u.Libraries = append(u.Libraries, within(b.root, out.path))
+		}
+	}
 	for _, p := range linkedInto {
 		u.Linked = append(u.Linked, within(b.root, p))
 	}
