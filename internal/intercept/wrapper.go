@@ -1,11 +1,13 @@
 package intercept
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -115,7 +117,7 @@ func (w *wrapper) run() int {
 	c := Parse(expand(w.args, 0))
 	switch c.Step {
 	case linkStep:
-		w.note(c, nil)
+		return w.link(c, nil, w.args)
 	case compileStep:
 		sources := c.sources()
 		if !c.compilable() || len(sources) > 1 && c.Output != "" {
@@ -310,10 +312,17 @@ func (w *wrapper) reuse(record *Compile, out string) bool {
 	if json.Unmarshal(data, &r) != nil {
 		return false
 	}
+	if _, err := os.Stat(record.Source); err != nil {
+		return false // the compiler says so
+	}
 	for _, d := range r.Deps {
-		if !r.Always && d.Sum != "" && Sum(d.Path) != d.Sum {
+		if d.Sum == "" || Sum(d.Path) == d.Sum {
+			continue
+		}
+		if !r.Always || os.WriteFile(w.staleMark(), nil, 0o666) != nil {
 			return false
 		}
+		break
 	}
 	object, err := os.ReadFile(r.Object)
 	return err == nil && os.WriteFile(out, object, 0o666) == nil
@@ -335,10 +344,32 @@ func (w *wrapper) compileAndLink(c *Command) int {
 		}
 		objects = append(objects, out)
 	}
-	w.note(c, objects)
-	w.args = c.linkArgs(objects)
-	return w.through()
+	return w.link(c, objects, c.linkArgs(objects))
 }
+
+// link links. In a round in which objects are what they were before the change, that may fail where
+// what the change makes of them would not: then what is linked is only something to go on with.
+func (w *wrapper) link(c *Command, objects, args []string) int {
+	w.note(c, objects)
+	w.args = args
+	if _, err := os.Stat(w.staleMark()); w.round == 0 || err != nil {
+		return w.through()
+	}
+	var said bytes.Buffer
+	status := w.spawnTo(append([]string{w.argv0}, args...), os.Environ(), &said)
+	if status != 0 {
+		var ignored bytes.Buffer
+		loose := append([]string{w.argv0}, insert(args, "-Wl,-z,muldefs", "-Wl,--unresolved-symbols=ignore-all")...)
+		if w.spawnTo(loose, os.Environ(), &ignored) == 0 {
+			return 0
+		}
+	}
+	_, _ = os.Stderr.Write(said.Bytes())
+	return status
+}
+
+// staleMark is there if the round has used an object of something that has changed since.
+func (w *wrapper) staleMark() string { return filepath.Join(w.log(), "stale") }
 
 // note writes down what is linked.
 func (w *wrapper) note(c *Command, objects []string) {
@@ -362,11 +393,14 @@ func (w *wrapper) lost(err error) int {
 
 // spawn runs the real compiler and gives its exit status. A signal that ends it ends
 // this program too.
-func (w *wrapper) spawn(argv, env []string) int {
+func (w *wrapper) spawn(argv, env []string) int { return w.spawnTo(argv, env, os.Stderr) }
+
+// spawnTo is spawn with another place for messages.
+func (w *wrapper) spawnTo(argv, env []string, messages io.Writer) int {
 	caught := make(chan os.Signal, 8)
 	signal.Notify(caught, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
-	p, err := os.StartProcess(w.real, argv, &os.ProcAttr{Env: append(env, innerVariable+"=1"), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
-	if err != nil {
+	p := &exec.Cmd{Path: w.real, Args: argv, Env: append(env, innerVariable+"=1"), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: messages}
+	if err := p.Start(); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", w.argv0, err)
 		return 126
 	}
@@ -375,19 +409,19 @@ func (w *wrapper) spawn(argv, env []string) int {
 		for {
 			select {
 			case s := <-caught:
-				_ = p.Signal(s)
+				_ = p.Process.Signal(s)
 			case <-done:
 				return
 			}
 		}
 	}()
-	st, err := p.Wait()
+	err := p.Wait()
 	close(done)
 	signal.Stop(caught)
-	if err != nil {
+	if err != nil && p.ProcessState == nil {
 		return w.lost(err)
 	}
-	ws := st.Sys().(syscall.WaitStatus)
+	ws := p.ProcessState.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
 		signal.Reset(ws.Signal())
 		_ = unix.Kill(os.Getpid(), ws.Signal())
