@@ -243,6 +243,10 @@ func showBuilt(p *page, r *hotbuild.Result) {
 	}
 	if s := r.Source; s != nil {
 		for _, u := range s.Units {
+			if u.New && u.Untaken {
+				p.line("  brings %s, of which the base has nothing yet", u.Source)
+				continue
+			}
 			if u.New {
 				p.line("  compiled %s, which is new", u.Source)
 				continue

@@ -73,11 +73,18 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 				fixed = append(fixed, c.name()+" in "+strings.Join(c.has, ", "))
 			}
 		}
+		if err := f.moved(c); err != nil {
+			errs = append(errs, err)
+		}
 		if elsewhere {
 			one := unitOf(*c.unit)
 			one.Differs, one.Untaken = true, c.left
 			result.Source.Elsewhere = append(result.Source.Elsewhere, one)
 		}
+	}
+	changed, err := f.withMembers(changed, r, result)
+	if err != nil {
+		errs = append(errs, err)
 	}
 	single(changed)
 	var inputs []patchlink.Input
@@ -109,6 +116,9 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 				result.Warnings = append(result.Warnings, *w)
 			}
 			for _, w := range c.diff.Warnings {
+				if w.Code == "no-debug-info" && c.unit != nil && c.unit.New {
+					continue // there was nothing before
+				}
 				result.Warnings = append(result.Warnings, Warning{Code: w.Code, Symbol: demangle.Filter(w.Symbol), File: w.File, Line: w.Line, Why: w.Why, Hint: w.Hint, Override: w.Override})
 			}
 		}

@@ -142,7 +142,7 @@ func (r *Request) unit(u *rebuild.Unit, sameLine func(string, int) bool) (*objdi
 }
 
 func unitOf(u rebuild.Unit) Unit {
-	return Unit{Source: u.Source, Output: u.Output, Linked: u.Linked, Because: u.Because, New: u.New}
+	return Unit{Source: u.Source, Output: u.Output, Linked: u.Linked, Because: u.Because, New: u.New, Untaken: u.Untaken}
 }
 
 // nothing is the answer that a change of source makes no difference.

@@ -470,6 +470,12 @@ func TestSourceArchive(t *testing.T) {
 		r := archiveProject().fixed(t, "1000%d 1000", "2000%d 1000", "rare.c", "/ 5000", "/ 1000", "answer.c", "bounded(x) * 10", "bounded(x) * 20")
 		says(t, r, "left out: rare.c, of which the linker has taken nothing into served", "answer.c: it is also linked into libother.so", "[also-linked]")
 	})
+	t.Run("a member that is needed now", func(t *testing.T) {
+		t.Parallel()
+		r := archiveProject().fixed(t, "1000%d 1000", "70%d 1000", "rare.c", "calls += x", "calls += x + second(1) + 34998", "rare.c", "static", "int second(int x);\nstatic",
+			"answer.c", "static int calls;", "int rare(int x);\nstatic int calls;", "answer.c", "return bounded(x) * 10 +", "return rare(x + 0) * 87 + 4 +")
+		says(t, r, "brings rare.c, of which the base has nothing yet")
+	})
 	t.Run("nothing else", func(t *testing.T) {
 		t.Parallel()
 		p := archiveProject()
@@ -568,6 +574,7 @@ func TestSourceRefused(t *testing.T) {
 		"linked in a way that was not seen":             {withMake("served: main.o second.o\n\t/usr/bin/gcc -O2 -c answer.c\n\t/usr/bin/gcc -o served main.o answer.o second.o"), plain, 4, "unrecorded-compile"},
 		"assembler":                                     {withMake("served: main.o answer.o second.o asm.o\n\tgcc -o served $^"), []string{"asm.S", "$2", "$3"}, 4, "changed-assembler"},
 		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
+		"a function that moves to a new file":           {p, []string{"Makefile", "second.o", "second.o third.o", "answer.c", "int unused(int x) {\n\tassert(x > __LINE__);\n\treturn x;\n}\n", "", "third.c", "", "int unused(int x) {\n\treturn x + 1;\n}\n"}, 4, "moved-definition"},
 		"another file in assembler":                     {p, []string{"Makefile", "second.o", "second.o third.o", "third.S", "", ".globl third\nthird: ret\n.section .note.GNU-stack,\"\"\n"}, 4, "new-source-file"},
 		"folded by the linker, and stripped":            {withMake("served: main.o answer.o second.o\n\tgcc -fuse-ld=gold -Wl,--icf=all -o served $^\n%.o: %.c\n\tgcc -O2 -ffunction-sections -c $<\n"), plain, 4, "folded-functions"},
 		"another file with a constructor":               {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third;\n__attribute__((constructor)) static void begin(void) { third = 3; }\n"}, 4, "changed-constructor"},

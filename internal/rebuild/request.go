@@ -56,10 +56,11 @@ type Report struct {
 
 // Object is what a compilation has made.
 type Object struct {
-	File   string `json:"file"` // a copy that is kept
-	Source string `json:"source"`
-	Images []int  `json:"images"` // as in Unit
-	Absent []int  `json:"absent"` // as in Unit
+	File      string `json:"file"` // a copy that is kept
+	Source    string `json:"source"`
+	Assembler bool   `json:"assembler"`
+	Images    []int  `json:"images"` // as in Unit
+	Absent    []int  `json:"absent"` // as in Unit
 
 	// What else it is linked into that is none of the images.
 	Programs  []string `json:"programs,omitempty"`
@@ -82,5 +83,6 @@ type Unit struct {
 	// Indirect is Post compiled so that what other files define is reached by the global
 	// offset table; empty: there is no need, or the compiler cannot do it.
 	Indirect string `json:"indirect,omitempty"`
-	New      bool   `json:"new"` // it is compiled only after the change; there is no Pre
+	New      bool   `json:"new"`     // it is compiled only after the change; there is no Pre
+	Untaken  bool   `json:"untaken"` // the linker has not taken it before
 }

@@ -289,7 +289,7 @@ func (b *rebuilder) names(paths []string) string {
 // object says what has become of a compilation.
 func (b *rebuilder) object(c *intercept.Compile) Object {
 	_, images, _ := b.graph.of(c)
-	o := Object{File: c.Object, Source: within(b.root, c.Source), Images: images, Absent: b.graph.without(c)}
+	o := Object{File: c.Object, Source: within(b.root, c.Source), Assembler: c.Assembler(), Images: images, Absent: b.graph.without(c)}
 	for _, out := range b.graph.outputs {
 		switch {
 		case !out.objects[c] || len(out.images) > 0:
