@@ -145,7 +145,8 @@ func (p project) source(t *testing.T) string {
 	return dir
 }
 
-// patch writes a patch that replaces texts in files, given as file, old, new.
+// patch writes a patch that replaces texts in files, given as file, old, new. A file that
+// becomes empty is deleted.
 func (p project) patch(t *testing.T, edits ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -163,6 +164,11 @@ func (p project) patch(t *testing.T, edits ...string) string {
 		text := strings.Replace(string(old), edits[1], edits[2], 1)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
+		}
+		if text == "" {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	cmd := exec.Command("diff", "-ruN", "a", "b")
@@ -367,6 +373,14 @@ func TestSource(t *testing.T) {
 			says(t, r, "compiled third.c, which is new", "compiled again answer.c", "replaces answer (served)")
 		})
 	}
+	t.Run("a file that is renamed", func(t *testing.T) {
+		t.Parallel()
+		p := makeProject()
+		text := p.files["answer.c"]
+		r := p.fixed(t, "1000%d 1000", "2000%d 1000", "Makefile", "answer.o", "reply.o", "answer.c", text, "", "reply.c", "", strings.Replace(text, "static int calls;", "// How often.\nstatic int calls;", 1),
+			"reply.c", "bounded(x) * 10", "bounded(x) * 20")
+		says(t, r, "compiled again reply.c (answer.c, reply.c)", "replaces answer (served)")
+	})
 	t.Run("new header that is found before another", func(t *testing.T) {
 		t.Parallel()
 		p := makeProject().with("answer.c", strings.Replace(servedFiles()["answer.c"], `"bounds.h"`, "<bounds.h>", 1)).
@@ -575,6 +589,7 @@ func TestSourceRefused(t *testing.T) {
 		"assembler":                                     {withMake("served: main.o answer.o second.o asm.o\n\tgcc -o served $^"), []string{"asm.S", "$2", "$3"}, 4, "changed-assembler"},
 		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
 		"a function that moves to a new file":           {p, []string{"Makefile", "second.o", "second.o third.o", "answer.c", "int unused(int x) {\n\tassert(x > __LINE__);\n\treturn x;\n}\n", "", "third.c", "", "int unused(int x) {\n\treturn x + 1;\n}\n"}, 4, "moved-definition"},
+		"a file that is removed":                        {p.with("third.c", "int third;\n").with("Makefile", "served: main.o answer.o second.o third.o\n\t$(CC) -o $@ $^\n"), []string{"Makefile", " third.o", "", "third.c", "int third;\n", ""}, 4, "removed-source-file"},
 		"another file in assembler":                     {p, []string{"Makefile", "second.o", "second.o third.o", "third.S", "", ".globl third\nthird: ret\n.section .note.GNU-stack,\"\"\n"}, 4, "new-source-file"},
 		"folded by the linker, and stripped":            {withMake("served: main.o answer.o second.o\n\tgcc -fuse-ld=gold -Wl,--icf=all -o served $^\n%.o: %.c\n\tgcc -O2 -ffunction-sections -c $<\n"), plain, 4, "folded-functions"},
 		"another file with a constructor":               {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third;\n__attribute__((constructor)) static void begin(void) { third = 3; }\n"}, 4, "changed-constructor"},

@@ -43,6 +43,9 @@ func (b *rebuilder) another(units []*intercept.Compile, because map[*intercept.C
 			reason = fmt.Sprintf("%s was read by something else than compilers", c.Path)
 		}
 	}
+	if len(b.gone) > 0 && reason == "" {
+		reason = within(b.root, b.gone[0].Source) + " is removed"
+	}
 	for _, u := range b.report.Elsewhere {
 		for _, out := range u.Linked {
 			if reason == "" && wasRead(absolute(b.root, out)) {
@@ -94,7 +97,8 @@ func (b *rebuilder) again(ctx context.Context) error {
 	if err := b.renew(ctx); err != nil {
 		return workFault(err)
 	}
-	if _, err := b.install(); err != nil {
+	old, err := b.install()
+	if err != nil {
 		return workFault(err)
 	}
 	if err := b.build(ctx, b.Command, 1); err != nil {
@@ -115,8 +119,9 @@ func (b *rebuilder) again(ctx context.Context) error {
 		if len(images) == 0 && (b.covered || !linked) {
 			continue
 		}
-		was := b.graph.byOutput[real(c.Output)] // there may be several, with options of their own
-		if len(was) == 0 {                      // one that is linked by the same command gets a name from that
+		// There may be several, with options of their own.
+		was := slices.DeleteFunc(slices.Clone(b.graph.byOutput[real(c.Output)]), func(w *intercept.Compile) bool { return b.removes(w.Source) })
+		if len(was) == 0 { // one that is linked by the same command gets a name from that
 			was = slices.DeleteFunc(slices.Clone(b.compiles), func(w *intercept.Compile) bool { return w.Source != c.Source || w.Source == "" })
 		}
 		switch {
@@ -134,7 +139,10 @@ func (b *rebuilder) again(ctx context.Context) error {
 				Hint: "a patch carries changes of source files; leave those of the build system out"})
 		}
 	}
-	return refused.ErrOrNil()
+	if err := refused.ErrOrNil(); err != nil {
+		return err
+	}
+	return b.renamed(ctx, compiles, old)
 }
 
 // newUnit is a file that the build compiles only after the change.

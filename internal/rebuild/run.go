@@ -30,7 +30,8 @@ type rebuilder struct {
 	texts    map[string]text
 	before   map[string]string // content of what was read, when the build had ended
 	report   Report
-	fresh    []Unit // files that only the build after the change compiles
+	fresh    []Unit               // files that only the build after the change compiles
+	gone     []*intercept.Compile // of files that the change deletes
 }
 
 // run does everything, in the namespace that it was put into.
@@ -217,7 +218,7 @@ func (b *rebuilder) change(ctx context.Context) error {
 // cannot be.
 func (b *rebuilder) concerned(now map[string]string) ([]*intercept.Compile, map[*intercept.Compile][]string, error) {
 	all, because := b.affected(now)
-	b.report.Elsewhere = nil
+	b.report.Elsewhere, b.gone = nil, nil
 	var units []*intercept.Compile
 	var refused fault.List
 	for _, c := range all {
@@ -232,6 +233,10 @@ func (b *rebuilder) concerned(now map[string]string) ([]*intercept.Compile, map[
 			continue
 		}
 		refused = append(refused, b.refuse(c, paths, because[c])...)
+		if b.removes(c.Source) {
+			b.gone = append(b.gone, c)
+			continue
+		}
 		units = append(units, c)
 	}
 	return units, because, refused.ErrOrNil()
