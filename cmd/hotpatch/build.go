@@ -268,6 +268,9 @@ func showBuilt(p *page, r *hotbuild.Result) {
 		p.line("  %s has changed too, and the base has no code of it: it was inlined everywhere, or is not used", name)
 	}
 	p.line("  %s to the base; %s", count(r.Bound, "place refers", "places refer"), imports(r.Imports))
+	if len(r.Added) > 0 {
+		p.line("  needs %s in addition, with which the build links", strings.Join(r.Added, ", "))
+	}
 	if s := r.Source; s != nil {
 		showLeft(p, s)
 	}

@@ -45,6 +45,8 @@ type Request struct {
 	objects []rebuild.Object // of the state before the change, as far as they are known
 	whole   []bool           // by base: they are all of it
 	folded  []bool           // by base: equal functions were made one
+	linked  [][]string       // by base: libraries that the build links it with, before or after the change
+	added   []string         // those of them that new code is the first to need
 
 	sameLine func(file string, line int) bool // see objdiff.Options
 }
@@ -79,6 +81,7 @@ type Result struct {
 	Absent   []string   `json:"absent,omitempty"` // changed functions of which the images have no code
 	Bound    int        `json:"bound"`            // places that refer to the images
 	Imports  []string   `json:"imports,omitempty"`
+	Added    []string   `json:"added,omitempty"` // libraries that new code needs in addition, of those that the build links
 	Warnings []Warning  `json:"warnings,omitempty"`
 	Source   *Rebuilt   `json:"source,omitempty"`  // if it was made from a change of source
 	Package  *Package   `json:"package,omitempty"` // if that is a source package
@@ -185,14 +188,14 @@ func (r *Request) finish(ctx context.Context, changed []*candidate, tell func(st
 		return err
 	}
 	tell("linking %s", filepath.Base(r.Out))
-	report, err := patchlink.Link(ctx, inputs, r.Meta, r.Out)
+	report, err := r.link(ctx, inputs)
 	if tooFar(err) {
 		again, e := r.indirectly(changed, inputs)
 		if e != nil {
 			return e
 		}
 		if again {
-			report, err = patchlink.Link(ctx, inputs, r.Meta, r.Out)
+			report, err = r.link(ctx, inputs)
 		}
 	}
 	if err != nil {
@@ -207,6 +210,7 @@ func (r *Request) finish(ctx context.Context, changed []*candidate, tell func(st
 	result.Warnings = slices.DeleteFunc(result.Warnings, func(w Warning) bool {
 		return (w.Code == "new-global" || w.Code == "removed-function") && slices.ContainsFunc(report.Moved, func(name string) bool { return demangle.Filter(name) == w.Symbol })
 	})
+	result.Added = r.added
 	for _, o := range report.NoEntry {
 		result.Warnings = append(result.Warnings, Warning{Code: "no-entry", Symbol: demangle.Filter(o.Name),
 			Why: "no jump can be written into it (" + o.Why + "): the patch will be refused, unless all calls of it are virtual", Hint: "change a function that calls it, too, so that the compiler inlines it there or calls another"})

@@ -123,7 +123,7 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, sameLine func
 	if len(changed) == 0 {
 		return nil, nothing(result.Source)
 	}
-	r.objects, r.whole, r.folded, r.sameLine = report.Objects, report.Whole, report.Folded, sameLine
+	r.objects, r.whole, r.folded, r.linked, r.sameLine = report.Objects, report.Whole, report.Folded, report.Libraries, sameLine
 	return result, r.finish(ctx, changed, tell, result)
 }
 

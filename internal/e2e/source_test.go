@@ -373,6 +373,11 @@ func TestSource(t *testing.T) {
 			says(t, r, "compiled third.c, which is new", "compiled again answer.c", "replaces answer (served)")
 		})
 	}
+	t.Run("a library that is linked now", func(t *testing.T) {
+		t.Parallel()
+		r := makeProject().fixed(t, "1000%d 1000", "1700%d 1000", "Makefile", "-o $@ $^", "-o $@ $^ -lm", "answer.c", "static int calls;", "double cbrt(double x);\nstatic int calls;", "answer.c", "bounded(x) * 10", "(int)cbrt(x) * 1000")
+		says(t, r, "needs m in addition", "the dynamic linker finds cbrt")
+	})
 	t.Run("a file that is renamed", func(t *testing.T) {
 		t.Parallel()
 		p := makeProject()
@@ -590,6 +595,7 @@ func TestSourceRefused(t *testing.T) {
 		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
 		"a function that moves to a new file":           {p, []string{"Makefile", "second.o", "second.o third.o", "answer.c", "int unused(int x) {\n\tassert(x > __LINE__);\n\treturn x;\n}\n", "", "third.c", "", "int unused(int x) {\n\treturn x + 1;\n}\n"}, 4, "moved-definition"},
 		"a file that is removed":                        {p.with("third.c", "int third;\n").with("Makefile", "served: main.o answer.o second.o third.o\n\t$(CC) -o $@ $^\n"), []string{"Makefile", " third.o", "", "third.c", "int third;\n", ""}, 4, "removed-source-file"},
+		"a function that nothing has":                   {p, []string{"answer.c", "static int calls;", "int nothing_has(int x);\nstatic int calls;", "answer.c", "* 10", "* nothing_has(10)"}, 4, "unknown-import"},
 		"another file in assembler":                     {p, []string{"Makefile", "second.o", "second.o third.o", "third.S", "", ".globl third\nthird: ret\n.section .note.GNU-stack,\"\"\n"}, 4, "new-source-file"},
 		"folded by the linker, and stripped":            {withMake("served: main.o answer.o second.o\n\tgcc -fuse-ld=gold -Wl,--icf=all -o served $^\n%.o: %.c\n\tgcc -O2 -ffunction-sections -c $<\n"), plain, 4, "folded-functions"},
 		"another file with a constructor":               {p, []string{"Makefile", "second.o", "second.o third.o", "third.c", "", "int third;\n__attribute__((constructor)) static void begin(void) { third = 3; }\n"}, 4, "changed-constructor"},

@@ -48,6 +48,7 @@ type Linking struct {
 	Dir    string
 	Inputs []string
 	Output string // absolute
+	Driver string // the name of the compiler
 	Folds  bool   // equal functions become one (--icf)
 	Start  int64
 }

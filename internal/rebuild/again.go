@@ -113,6 +113,13 @@ func (b *rebuilder) again(ctx context.Context) error {
 		return workFault(err)
 	}
 	g := newGraph(append(slices.Clone(b.compiles), compiles...), links, b.Images)
+	for i, libs := range g.libraries(b.Images, b.root) {
+		for _, lib := range libs {
+			if !slices.Contains(b.report.Libraries[i], lib) {
+				b.report.Libraries[i] = append(b.report.Libraries[i], lib)
+			}
+		}
+	}
 	var refused fault.List
 	for _, c := range compiles {
 		linkedInto, images, linked := g.of(c)

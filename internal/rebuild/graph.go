@@ -21,7 +21,8 @@ type linked struct {
 	open    bool     // something in it could not be looked at
 	images  []int    // that it corresponds to
 	program bool
-	folds   bool // equal functions of all objects become one
+	folds   bool     // equal functions of all objects become one
+	libs    []string // what else it is linked with, as for -l, or paths
 
 	read    bool // defined is known, see names
 	defined map[string]bool
@@ -49,19 +50,31 @@ func newGraph(compiles []*intercept.Compile, links []*intercept.Linking, images 
 			case strings.HasPrefix(in, "-L"):
 				dirs = append(dirs, absolute(l.Dir, in[2:]))
 			case strings.HasPrefix(in, "-l"):
+				found := false
 				for _, d := range dirs {
 					lib := filepath.Join(d, "lib"+in[2:])
 					if _, err := os.Stat(lib + ".so"); err == nil {
+						out.libs, found = append(out.libs, real(lib+".so")), true
 						break
 					}
 					if _, err := os.Stat(lib + ".a"); err == nil {
 						g.add(out, made, lib+".a", l.Start, compiles)
+						found = true
 						break
 					}
 				}
+				if !found {
+					out.libs = append(out.libs, in[2:])
+				}
 			default:
+				if strings.HasSuffix(in, ".so") {
+					out.libs = append(out.libs, real(absolute(l.Dir, in)))
+				}
 				g.add(out, made, absolute(l.Dir, in), l.Start, compiles)
 			}
+		}
+		if strings.Contains(l.Driver, "++") {
+			out.libs = append(out.libs, "stdc++", "m")
 		}
 		out.folds = l.Folds
 		made[out.path] = out
@@ -269,6 +282,21 @@ func (g *graph) covers(images []Image) bool {
 		}
 	}
 	return any
+}
+
+// libraries gives by image what else it is linked with, without what is in the tree.
+func (g *graph) libraries(images []Image, tree string) [][]string {
+	list := make([][]string, len(images))
+	for i := range images {
+		for _, out := range g.outputs {
+			for _, lib := range out.libs {
+				if slices.Contains(out.images, i) && !slices.Contains(list[i], lib) && !strings.HasPrefix(lib, tree+"/") {
+					list[i] = append(list[i], lib)
+				}
+			}
+		}
+	}
+	return list
 }
 
 // folded tells of which images equal functions were made one.

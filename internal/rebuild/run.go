@@ -113,6 +113,7 @@ func (b *rebuilder) first(ctx context.Context) error {
 	for _, c := range b.compiles {
 		b.report.Objects = append(b.report.Objects, b.object(c))
 	}
+	b.report.Libraries = b.graph.libraries(b.Images, b.root)
 	b.report.Whole, b.report.Folded = b.graph.whole(b.Images), b.graph.folded(b.Images)
 	b.before = b.sums()
 	return nil
