@@ -279,6 +279,10 @@ func showBuilt(p *page, r *hotbuild.Result) {
 		if w.File != "" {
 			where = fmt.Sprintf(" (%s:%d)", w.File, w.Line)
 		}
+		if w.Symbol+where == "" {
+			p.warning("%s [%s]", w.Why, w.Code)
+			continue
+		}
 		p.warning("%s%s: %s [%s]", w.Symbol, where, w.Why, w.Code)
 	}
 }

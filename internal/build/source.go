@@ -121,10 +121,22 @@ func patch(ctx context.Context, r Request, report *rebuild.Report, sameLine func
 		return nil, err
 	}
 	if len(changed) == 0 {
-		return nil, nothing(result.Source)
+		return nil, relinked(nothing(result.Source), report)
 	}
 	r.objects, r.whole, r.folded, r.linked, r.sameLine = report.Objects, report.Whole, report.Folded, report.Libraries, sameLine
-	return result, r.finish(ctx, changed, tell, result)
+	for _, how := range report.Relinked {
+		result.Warnings = append(result.Warnings, Warning{Code: "changed-link", Why: how + " after the change: a patch does not carry that"})
+	}
+	return result, relinked(r.finish(ctx, changed, tell, result), report)
+}
+
+// relinked adds to the answer that there is nothing to patch what else the change does.
+func relinked(err error, report *rebuild.Report) error {
+	var e *fault.Error
+	if len(report.Relinked) > 0 && errors.As(err, &e) && e.Code == "nothing-to-patch" {
+		e.Why += "; but " + strings.Join(report.Relinked, ", ") + " after it, which no patch carries"
+	}
+	return err
 }
 
 // unit compares a file that was compiled before and after the change. One that is new has

@@ -537,6 +537,7 @@ func TestSourceNothing(t *testing.T) {
 		"a comment":                     {"answer.c", "static int calls;", "/* So often. */\nstatic int calls;", "makes no difference"},
 		"a file that nothing reads":     {"README", "A program.", "A fixed program.", "README"},
 		"a source that is not compiled": {"left.c", "return 1", "return 2", "left.c"},
+		"an option of the linker":       {"Makefile", "-o $@ $^", "-Wl,--wrap=rand -o $@ $^", "but served is linked with -Wl,--wrap=rand after it"},
 		"another program":               {"tool.c", "return 0", "return 1", "tool"},
 	} {
 		t.Run(name, func(t *testing.T) {

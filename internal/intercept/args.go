@@ -311,6 +311,25 @@ func (c *Command) inputs() (list []string) {
 	return list
 }
 
+// linkOptions gives the options that matter to the linker, without files, -L and -l.
+func (c *Command) linkOptions() (list []string) {
+	for _, a := range c.args {
+		switch {
+		case a.kind == linking && strings.HasPrefix(a.words[0], "-Wl,"):
+			for _, p := range strings.Split(a.words[0], ",")[1:] {
+				if !isLinkFile(p) {
+					list = append(list, "-Wl,"+p)
+				}
+			}
+		case a.kind == linking && !strings.HasPrefix(a.words[0], "-L") && !strings.HasPrefix(a.words[0], "-l"):
+			list = append(list, strings.Join(a.words, " "))
+		case a.kind == option && (slices.Contains([]string{"-shared", "-static", "-pie", "-no-pie"}, a.words[0]) || strings.HasPrefix(a.words[0], "-fuse-ld=")):
+			list = append(list, a.words[0])
+		}
+	}
+	return list
+}
+
 func isLinkFile(s string) bool {
 	return !strings.HasPrefix(s, "-") && (strings.HasSuffix(s, ".a") || strings.HasSuffix(s, ".o") || strings.HasSuffix(s, ".so") || strings.HasSuffix(s, ".lo"))
 }

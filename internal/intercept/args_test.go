@@ -93,6 +93,14 @@ func TestLinkArgs(t *testing.T) {
 	}
 }
 
+func TestLinkOptions(t *testing.T) {
+	t.Parallel()
+	c := Parse(strings.Fields("-O2 -pie -Wl,--wrap=f,-z,now,x.a -o prog a.o -L. -lm -u start -s"))
+	if got := strings.Join(c.linkOptions(), "|"); got != "-pie|-Wl,--wrap=f|-Wl,-z|-Wl,now|-u start|-s" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestDeps(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string][]string{

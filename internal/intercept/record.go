@@ -45,12 +45,13 @@ func (c *Compile) Assembler() bool { return strings.HasPrefix(c.Lang, "assembler
 // Linking is a step of linking: the files and libraries that a build has linked, in order, as
 // they were given (relative to Dir; "-LDIR" and "-lNAME" among them).
 type Linking struct {
-	Dir    string
-	Inputs []string
-	Output string // absolute
-	Driver string // the name of the compiler
-	Folds  bool   // equal functions become one (--icf)
-	Start  int64
+	Dir     string
+	Inputs  []string
+	Output  string   // absolute
+	Driver  string   // the name of the compiler
+	Options []string // of the linker, without files, -L and -l
+	Folds   bool     // equal functions become one (--icf)
+	Start   int64
 }
 
 // Sum gives the sum of a file's content, or "" if it cannot be read.

@@ -377,7 +377,7 @@ func (w *wrapper) note(c *Command, objects []string) {
 	if out == "" {
 		out = "a.out"
 	}
-	l := &Linking{Dir: w.cwd, Inputs: append(objects, c.inputs()...), Output: absolute(w.cwd, out), Driver: filepath.Base(w.argv0), Start: time.Now().UnixNano(),
+	l := &Linking{Dir: w.cwd, Inputs: append(objects, c.inputs()...), Output: absolute(w.cwd, out), Driver: filepath.Base(w.argv0), Options: c.linkOptions(), Start: time.Now().UnixNano(),
 		Folds: slices.ContainsFunc(w.args, func(s string) bool { return strings.Contains(s, "--icf=") && !strings.Contains(s, "--icf=none") })}
 	if err := write(w.log(), "link", l); err != nil {
 		w.lost(err)

@@ -31,7 +31,12 @@ func command(t *testing.T, dir string, args ...string) string {
 // output and exit status.
 func watched(t *testing.T, w *Watch, dir, script string) (string, int) {
 	t.Helper()
-	env, err := w.Env(os.Environ(), 0)
+	return watchedIn(t, w, dir, script, 0)
+}
+
+func watchedIn(t *testing.T, w *Watch, dir, script string, round int) (string, int) {
+	t.Helper()
+	env, err := w.Env(os.Environ(), round)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,5 +134,48 @@ func TestRecords(t *testing.T) {
 	}
 	if got := strings.Join(deps(), " "); !strings.Contains(got, tree+"/a.h") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestStale: where objects of the round before are linked, they may contradict new ones.
+func TestStale(t *testing.T) {
+	t.Parallel()
+	w, tree := newWatch(t)
+	if out, status := watched(t, w, tree, "gcc -c a.c main.c && gcc -o prog a.o main.o"); status != 0 {
+		t.Fatal(out)
+	}
+	compiles, err := w.Compiles(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range compiles {
+		if err := w.Reuse(c, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const twice = "rm -f prog; gcc -c a.c main.c b.c && gcc -o prog a.o main.o b.o"
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("b.c", "int a(void) { return 1; }\n")
+	if out, status := watchedIn(t, w, tree, twice, 1); status == 0 || !strings.Contains(out, "multiple definition") {
+		t.Errorf("nothing is stale: status %d\n%s", status, out)
+	}
+	write("a.c", "int moved;\n")
+	if out, status := watchedIn(t, w, tree, twice+" && test -f prog", 2); status != 0 || out != "" {
+		t.Errorf("status %d\n%s", status, out)
+	}
+	if out, status := watchedIn(t, w, tree, twice+" none.o", 3); status == 0 || !strings.Contains(out, "none.o") {
+		t.Errorf("status %d\n%s", status, out)
+	}
+	write("main.c", "")
+	if err := os.Remove(filepath.Join(tree, "a.c")); err != nil {
+		t.Fatal(err)
+	}
+	if out, status := watchedIn(t, w, tree, "gcc -c a.c", 4); status == 0 || !strings.Contains(out, "a.c") {
+		t.Errorf("a file that is gone is compiled: status %d\n%s", status, out)
 	}
 }

@@ -149,7 +149,11 @@ func (b *rebuilder) again(ctx context.Context) error {
 	if err := refused.ErrOrNil(); err != nil {
 		return err
 	}
-	return b.renamed(ctx, compiles, old)
+	if err := b.renamed(ctx, compiles, old); err != nil {
+		return err
+	}
+	b.report.Relinked = b.relinked(g)
+	return nil
 }
 
 // newUnit is a file that the build compiles only after the change.

@@ -24,7 +24,8 @@ type linked struct {
 	folds   bool     // equal functions of all objects become one
 	libs    []string // what else it is linked with, as for -l, or paths
 
-	read    bool // defined is known, see names
+	options []string // of the linker
+	read    bool     // defined is known, see names
 	defined map[string]bool
 }
 
@@ -76,7 +77,7 @@ func newGraph(compiles []*intercept.Compile, links []*intercept.Linking, images 
 		if strings.Contains(l.Driver, "++") {
 			out.libs = append(out.libs, "stdc++", "m")
 		}
-		out.folds = l.Folds
+		out.folds, out.options = l.Folds, l.Options
 		made[out.path] = out
 	}
 	for _, path := range sortedKeys(made) {

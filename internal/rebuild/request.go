@@ -43,16 +43,17 @@ type Image struct {
 
 // Report is what was built.
 type Report struct {
-	Units     []Unit     `json:"units"`     // compiled before and after
-	Elsewhere []Unit     `json:"elsewhere"` // concerned, but linked into none of the images, and so not compiled again
-	Unread    []string   `json:"unread"`    // changed files that nothing has read
-	Compiled  int        `json:"compiled"`  // compilations of the whole build
-	Again     bool       `json:"again"`     // the build was run twice
-	Plain     []Plain    `json:"plain"`     // what a build without watching gives
-	Objects   []Object   `json:"objects"`   // everything that was compiled, before the change
-	Whole     []bool     `json:"whole"`     // by image: Objects has all that it was linked from
-	Folded    []bool     `json:"folded"`    // by image: equal functions were made one
-	Libraries [][]string `json:"libraries"` // by image: what else it is linked with, after the change too: names as for -l, or paths
+	Units     []Unit     `json:"units"`              // compiled before and after
+	Elsewhere []Unit     `json:"elsewhere"`          // concerned, but linked into none of the images, and so not compiled again
+	Unread    []string   `json:"unread"`             // changed files that nothing has read
+	Compiled  int        `json:"compiled"`           // compilations of the whole build
+	Again     bool       `json:"again"`              // the build was run twice
+	Plain     []Plain    `json:"plain"`              // what a build without watching gives
+	Objects   []Object   `json:"objects"`            // everything that was compiled, before the change
+	Whole     []bool     `json:"whole"`              // by image: Objects has all that it was linked from
+	Folded    []bool     `json:"folded"`             // by image: equal functions were made one
+	Relinked  []string   `json:"relinked,omitempty"` // what the change does to how the images are linked, and no patch carries
+	Libraries [][]string `json:"libraries"`          // by image: what else it is linked with, after the change too: names as for -l, or paths
 }
 
 // Object is what a compilation has made.
