@@ -72,7 +72,7 @@ func (o *others) wants(number int, name string) string {
 	o.index()
 	for _, i := range o.wanting[name] {
 		given := o.objects[i].Source == "" // by hand, for this base
-		if given || slices.Contains(o.objects[i].Images, number) {
+		if given || o.has(number, i) && slices.Contains(o.objects[i].Images, number) {
 			return cmp.Or(o.objects[i].Source, filepath.Base(o.objects[i].File))
 		}
 	}

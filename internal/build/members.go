@@ -84,7 +84,7 @@ func (f *finder) member(c *candidate, name string) (object int, images []int, er
 			return 0, nil, nil
 		}
 		for _, i := range o.definedBy(name) {
-			if !o.has(p.base, i) {
+			if !o.given(p.base, i) {
 				continue
 			}
 			if object >= 0 && object != i || !slices.Contains(o.objects[i].Absent, p.base) {
@@ -101,7 +101,7 @@ func (f *finder) member(c *candidate, name string) (object int, images []int, er
 		return 0, nil, err
 	}
 	for _, p := range c.in {
-		if !o.has(p.base, object) || o.exports(p.base)[name] {
+		if !o.given(p.base, object) || o.exports(p.base)[name] {
 			continue
 		}
 		if out, err := f.without(pre, p.base); err != nil || !out {
@@ -110,29 +110,4 @@ func (f *finder) member(c *candidate, name string) (object int, images []int, er
 		images = append(images, p.base)
 	}
 	return object, images, nil
-}
-
-// moved refuses a new file that defines what another file of a base has defined before: whoever refers
-// to that would go on to do so. The fault is "moved-definition".
-func (f *finder) moved(c *candidate) error {
-	if c.unit == nil || !c.unit.New || c.unit.Untaken {
-		return nil
-	}
-	for _, y := range c.diff.Post.Symbols {
-		if !y.Defined() || y.Bind == elf.STB_LOCAL || y.Section != nil && y.Section.Group != nil {
-			continue
-		}
-		for _, p := range c.in {
-			for _, i := range f.others.definedBy(y.Name) {
-				x := f.others.objects[i]
-				if !f.others.has(p.base, i) || slices.Contains(x.Absent, p.base) {
-					continue
-				}
-				return &fault.Error{Kind: fault.Unfit, Code: "moved-definition", What: "cannot patch " + demangle.Filter(y.Name), Where: c.name(),
-					Why:  "the file is new, and the program has one of that name, from " + x.Source + ", to which all that runs refers",
-					Hint: "leave it in the file where it was, and change it there"}
-			}
-		}
-	}
-	return nil
 }

@@ -172,9 +172,14 @@ func (o *others) try(number int, y *objfile.Symbol) (t patchlink.Target, presenc
 // knows reports whether all objects are known that a base was linked from.
 func (o *others) knows(number int) bool { return number < len(o.whole) && o.whole[number] }
 
-// has reports whether a base may have been linked from an object.
-func (o *others) has(number, i int) bool {
+// given reports whether the linker of a base may have been given an object.
+func (o *others) given(number, i int) bool {
 	return !o.knows(number) || slices.Contains(o.objects[i].Images, number)
+}
+
+// has reports whether a base may have something of an object.
+func (o *others) has(number, i int) bool {
+	return o.given(number, i) && !slices.Contains(o.objects[i].Absent, number)
 }
 
 // settle finds all objects of a base, each with what the others have told: code of a few

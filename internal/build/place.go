@@ -73,9 +73,6 @@ func (r *Request) place(ctx context.Context, changed []*candidate, tell func(str
 				fixed = append(fixed, c.name()+" in "+strings.Join(c.has, ", "))
 			}
 		}
-		if err := f.moved(c); err != nil {
-			errs = append(errs, err)
-		}
 		if elsewhere {
 			one := unitOf(*c.unit)
 			one.Differs, one.Untaken = true, c.left

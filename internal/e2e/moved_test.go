@@ -84,10 +84,11 @@ func TestMoved(t *testing.T) {
 	}{
 		{"a function is moved, and changed there", "-O2", []string{"escape.c", checkText, "", "mixed.c", "int mixed", "int check(int x) { return x + 1; }\nint mixed"}, "162 21 2339"},
 		{"so is the function that calls it", "-O2 -fPIE", []string{"escape.c", checkText, "", "mixed.c", "int mixed", "int check(int x) { return x + 1; }\nint mixed", "page.c", "return inner(x)", "return 1000 + inner(x)"}, "1162 21 2339"},
+		{"a function is moved to a new file", "-O2", []string{"escape.c", checkText, "", "check.c", "", "int check(int x) { return x + 1; }\n", "Makefile", "mixed.o\n", "mixed.o check.o\n"}, "162 21 2339"},
 		{"a definition stands in for a weak one", "-O2", []string{"mixed.c", "int mixed", "int check(int x) { return x + 1; }\nint mixed"}, "162 21 2339"},
 		{"a static function becomes global, and others use it", "-O2", []string{"page.c", "static __attribute__((noinline)) int inner(int x) {\n", "int inner(int x) {\n\tif (x > 10)\n\t\treturn 1;\n", "mixed.c", "int mixed", "int inner(int x);\nint mixed", "mixed.c", "return n & 0xfff", "return 5000 + inner(x)"}, "58 57 5001"},
 		{"so it does where it was inlined", "-O3", []string{"page.c", "static inline int inner(int x) {\n", "int inner(int x) {\n\tif (x > 10)\n\t\treturn 1;\n", "mixed.c", "int mixed", "int inner(int x);\nint mixed", "mixed.c", "return n & 0xfff", "return 5000 + inner(x)"}, "58 57 5001"},
-	}, 4), 1) {
+	}, 5), 1) {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
 			p := movedProject(w.flags)

@@ -594,7 +594,6 @@ func TestSourceRefused(t *testing.T) {
 		"linked in a way that was not seen":             {withMake("served: main.o second.o\n\t/usr/bin/gcc -O2 -c answer.c\n\t/usr/bin/gcc -o served main.o answer.o second.o"), plain, 4, "unrecorded-compile"},
 		"assembler":                                     {withMake("served: main.o answer.o second.o asm.o\n\tgcc -o served $^"), []string{"asm.S", "$2", "$3"}, 4, "changed-assembler"},
 		"other options":                                 {p, []string{"Makefile", "-O2", "-O2 -DOTHER"}, 4, "changed-flags"},
-		"a function that moves to a new file":           {p, []string{"Makefile", "second.o", "second.o third.o", "answer.c", "int unused(int x) {\n\tassert(x > __LINE__);\n\treturn x;\n}\n", "", "third.c", "", "int unused(int x) {\n\treturn x + 1;\n}\n"}, 4, "moved-definition"},
 		"a file that is removed":                        {p.with("third.c", "int third;\n").with("Makefile", "served: main.o answer.o second.o third.o\n\t$(CC) -o $@ $^\n"), []string{"Makefile", " third.o", "", "third.c", "int third;\n", ""}, 4, "removed-source-file"},
 		"a function that nothing has":                   {p, []string{"answer.c", "static int calls;", "int nothing_has(int x);\nstatic int calls;", "answer.c", "* 10", "* nothing_has(10)"}, 4, "unknown-import"},
 		"another file in assembler":                     {p, []string{"Makefile", "second.o", "second.o third.o", "third.S", "", ".globl third\nthird: ret\n.section .note.GNU-stack,\"\"\n"}, 4, "new-source-file"},
