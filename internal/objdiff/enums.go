@@ -61,11 +61,11 @@ const enumHint = "leave the values as they are, and give new enumerators values 
 func (i *debugInfo) enumsBeside(other *debugInfo) (list []*entry) {
 	paired := make(map[*entry]bool) // by the name of a typedef
 	for k, defs := range i.types {
-		if !strings.HasPrefix(k, "typedef ") || len(other.types[k]) == 0 || len(other.distinct(k)) == 0 {
+		if !strings.HasPrefix(k, "typedef ") || len(other.types[k]) == 0 {
 			continue
 		}
 		for _, n := range defs {
-			if t := i.entries[n.typ]; t != nil && t.tag == dwarf.TagEnumerationType && t.name == "" {
+			if t := i.entries[n.typ]; t != nil && t.tag == dwarf.TagEnumerationType && t.name == "" && len(other.distinct(k)) > 0 {
 				paired[t] = true
 			}
 		}
