@@ -3,7 +3,6 @@ package build
 import (
 	"debug/elf"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -299,35 +298,13 @@ func (o *others) place(number, i int, name string) (*runpre.Placement, *objfile.
 	return at, o.parsed[i].Symbols[n], nil
 }
 
-// exports gives what a base exports.
+// exports gives what a base exports. One that cannot be read is refused elsewhere.
 func (o *others) exports(number int) map[string]bool {
 	if o.exported[number] == nil {
-		o.exported[number] = exportsOf(o.f.bases[number].Path)
+		o.exported[number] = map[string]bool{}
+		if im, err := readSymbols(o.f.bases[number].Path); err == nil {
+			o.exported[number] = im.exports
+		}
 	}
 	return o.exported[number]
-}
-
-// exportsOf gives what an image exports. One that cannot be read is refused elsewhere.
-func exportsOf(path string) map[string]bool {
-	names := make(map[string]bool)
-	f, err := os.Open(path)
-	if err != nil {
-		return names
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return names
-	}
-	im, err := elfsym.NewImage(f, st.Size())
-	if err != nil {
-		return names
-	}
-	_ = im.Symbols(elfsym.Dynsym, func(y *elfsym.Sym) bool {
-		if y.Section != elf.SHN_UNDEF && y.Bind != elf.STB_LOCAL {
-			names[string(y.Name)] = true
-		}
-		return true
-	})
-	return names
 }
