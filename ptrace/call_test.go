@@ -46,7 +46,7 @@ func TestSignalsAreGivenBack(t *testing.T) {
 			if round == 0 {
 				await(t, "a thread has stopped for its signal", func() bool { state, _ := stateOf(t, proc, tids[1]); return state == 't' })
 			}
-			w, err := tr.StopAll(limit, Visitor{})
+			w, err := tr.StopAll(limit)
 			if err != nil {
 				t.Fatal(err)
 			}

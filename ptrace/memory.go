@@ -1,7 +1,6 @@
 package ptrace
 
 import (
-	"errors"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,29 +15,22 @@ import (
 // Memory is the memory of a process all of whose threads are, or are being, stopped. It
 // belongs to one goroutine.
 type Memory struct {
-	mem *procfs.Mem // nil: only what the process may read itself
+	mem *procfs.Mem
 	pid int
 	iov iovecs
+
+	ahead ahead
 }
 
 // Paused gives the memory for use in a pause.
 func Paused(pid int, mem *procfs.Mem) *Memory { return &Memory{mem: mem, pid: pid} }
 
-// Alone gives a way to read pages that the process itself may read; others give an
-// error. It needs no open file.
-func Alone(pid int) *Memory { return &Memory{pid: pid} }
-
-var errNotRead = errors.New("process_vm_readv does not reach the memory")
-
 // ReadAt reads len(b) bytes at addr: with process_vm_readv(2), which copies once, and
 // where that does not reach (pages without permissions, a main thread that has ended)
 // as procfs.Mem does.
 func (m *Memory) ReadAt(b []byte, addr uint64) error {
-	if len(b) == 0 || processRead(m.pid, &m.iov, b, addr) == len(b) {
+	if len(b) == 0 || m.ahead.give(b, addr) || processRead(m.pid, &m.iov, b, addr) == len(b) {
 		return nil
-	}
-	if m.mem == nil {
-		return errNotRead
 	}
 	if n, errno := preadRaw(m.mem.Fd(), b, addr); errno == 0 && n == len(b) {
 		return nil
@@ -114,7 +106,7 @@ func (b *Batch) readEach() error {
 // maxIovecs is UIO_MAXIOV of <linux/uio.h>.
 const maxIovecs = 1024
 
-// WriteAt writes as procfs.Mem does. Precondition: not Alone.
+// WriteAt writes as procfs.Mem does.
 func (m *Memory) WriteAt(b []byte, addr uint64) error {
 	if len(b) == 0 {
 		return nil

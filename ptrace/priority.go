@@ -23,11 +23,11 @@ func (t *Tracer) Hurry() (relax func()) {
 // raise puts the calling thread above ordinary ones and stops the garbage
 // collector; the result undoes both. Without the right to a real-time priority
 // the pause is longer on a busy machine, and nothing else changes.
-func raise() (raised bool, undo func()) {
+func raise() (undo func()) {
 	gc := debug.SetGCPercent(-1)
 	before, errno := getScheduler()
-	raised = errno == 0 && setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) == 0
-	return raised, func() {
+	raised := errno == 0 && setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) == 0
+	return func() {
 		if raised {
 			_ = setScheduler(0, before)
 		}

@@ -1,6 +1,7 @@
 package ptrace
 
 import (
+	"os"
 	"reflect"
 	"syscall"
 	"time"
@@ -19,6 +20,23 @@ func request(req int, tid int, addr, data uintptr) syscall.Errno {
 func getRegs(tid int, r *Regs) syscall.Errno {
 	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GETREGS, uintptr(tid), 0, uintptr(unsafe.Pointer(r)), 0, 0)
 	return errno
+}
+
+// placeRegs has the kernel write to where it is going to put a thread's registers, which
+// are not known yet, unless it has written to the same page, last, before. It gives that
+// page. The first time costs as much as a page fault under a hypervisor that keeps tables
+// of pages of its own, since the kernel has others than the program.
+func placeRegs(r *Regs, last uintptr) uintptr {
+	const page = 4096
+	var v iovecs
+	for _, off := range [2]uintptr{0, unsafe.Sizeof(*r) - 8} {
+		at := unsafe.Add(unsafe.Pointer(r), off)
+		if p := uintptr(at) &^ (page - 1); p != last {
+			last = p
+			processRead(os.Getpid(), &v, unsafe.Slice((*byte)(at), 8), codeAddress())
+		}
+	}
+	return last
 }
 
 // setRegs writes the general registers of a stopped thread.

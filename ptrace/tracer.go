@@ -68,9 +68,6 @@ type Thread struct {
 	signal  int  // a signal to be given back at the resume
 	gone    bool
 	dirty   bool // Regs differ from the thread's
-
-	seenBy *World // that stops it, and has shown it to its visitor
-	item   *item  // what that world's aide knows of it
 }
 
 // Seize attaches to a thread without stopping it. Errors: ErrGone; a

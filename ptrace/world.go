@@ -3,33 +3,21 @@ package ptrace
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Visitor looks at the threads that StopAll has stopped.
-type Visitor struct {
-	// Judge is called on the tracer's thread, with each thread that Clear has not
-	// cleared.
-	Judge func(*Thread) error
-	// Clear may be nil. It reports whether Judge need not look at a thread, and is
-	// called on another processor, if there is one, for as many threads as it gets
-	// to while Judge looks at the others. The last call may go on after StopAll and
-	// Resume have returned, so it must use nothing that others change or close.
-	Clear func(tid int, r *Regs) bool
-}
-
 // World is a process all of whose threads are stopped.
 type World struct {
-	Threads []*Thread
+	Threads []*Thread // in the order of their numbers
 	Began   time.Time // when the first thread was interrupted
 
 	tracer *Tracer
 	order  []*Thread
 	undo   func()
-	aide   *aide
 }
 
 // StopAll seizes and stops every thread. The pause begins with the first
@@ -38,13 +26,10 @@ type World struct {
 // the error is ErrTimeout, with the thread named. The next attempt takes it up
 // again; until then see Tend.
 //
-// Each stopped thread is judged once (see Visitor). An error of the judge ends the
-// attempt. Threads may end afterwards, by a SIGKILL.
-//
 // Until Resume, the garbage collector is off and the calling thread has
 // real-time priority if it may have it: a resumed thread must not take the
 // processor from the one that has others to resume.
-func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
+func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 	if _, err := t.SeizeAll(); err != nil {
 		t.DetachAll()
 		return nil, err
@@ -63,48 +48,31 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		return nil, err
 	}
 	fd := int(tasks.Fd())
-	raised, unraise := raise()
+	unraise := raise()
 	w.undo = func() {
 		unraise()
 		stopAlarm()
 		tasks.Close()
 	}
-	if raised && visit.Judge != nil && len(t.threads) >= worthAnAide {
-		w.aide = callAide(len(t.threads), visit.Clear)
+	w.order = t.order(make([]*Thread, 0, len(t.threads)+16))
+	page := uintptr(0)
+	for _, th := range w.order {
+		if !th.stopped {
+			page = placeRegs(&th.Regs, page)
+		}
 	}
-
-	order := t.order(make([]*Thread, 0, len(t.threads)+16))
-	w.order = order
 	w.Began = time.Now()
 	for {
-		late := 0 // threads one after the other that had not stopped when they were looked at
-		for i, th := range order {
+		for _, th := range w.order {
 			if err := th.Interrupt(); err != nil && !errors.Is(err, ErrGone) {
 				return w.giveUp(err)
 			}
-			if w.aide == nil || i < lag || late == enoughLate {
-				continue
-			}
-			if th := order[i-lag]; th.seenBy != w {
-				if !th.poll() {
-					late++
-					continue
-				}
-				late = 0
-				if w.aide.publish(th) {
-					th.seenBy = w
-				}
-			}
 		}
-		for _, th := range order {
-			err := th.Wait()
-			if err == nil && visit.Judge != nil && th.seenBy != w {
-				th.seenBy = w
-				if w.aide == nil || !w.aide.publish(th) {
-					th.item, err = nil, visit.Judge(th)
-				}
-			}
-			switch {
+		if len(w.order) == 1 {
+			w.order[0].expect(w.Began)
+		}
+		for _, th := range w.order {
+			switch err := th.Wait(); {
 			case err == nil, errors.Is(err, ErrGone):
 			case errors.Is(err, ErrTimeout):
 				return w.giveUp(fmt.Errorf("thread %d: %w", th.TID, ErrTimeout))
@@ -124,28 +92,27 @@ func (t *Tracer) StopAll(limit time.Duration, visit Visitor) (*World, error) {
 		if added == 0 {
 			break
 		}
-		order = t.order(order[:0])
-		w.order = order
+		w.order = t.order(w.order[:0])
 	}
-	if w.aide != nil {
-		w.aide.catchUp()
-	}
-	for _, th := range slices.Backward(order) { // the aide comes from the front
-		if th.gone {
-			continue
+	for _, th := range w.order {
+		if !th.gone {
+			w.Threads = append(w.Threads, th)
 		}
-		w.Threads = append(w.Threads, th)
-		if th.item != nil && !th.item.clears() {
-			if err := visit.Judge(th); err != nil {
-				return w.giveUp(err)
-			}
-		}
-	}
-	if w.aide != nil {
-		w.aide.judged()
 	}
 	return w, nil
 }
+
+// expect waits for the only thread of a process without giving the processor away, for
+// expected at the most: that one stops on another processor, and both of them would fall
+// asleep and be woken again. What waits for several threads lets them have its own.
+func (th *Thread) expect(since time.Time) {
+	for runtime.NumCPU() > 1 && !th.stopped && !th.gone && time.Since(since) < expected {
+		th.poll()
+	}
+}
+
+// expected is longer than a thread takes to stop that is not waiting for a processor.
+const expected = 150 * time.Microsecond
 
 // nobodyElse reports whether the process surely has no other threads than those that
 // are stopped: the links of its directory of threads are two more than its threads
@@ -165,14 +132,6 @@ func (t *Tracer) order(list []*Thread) []*Thread {
 	slices.SortFunc(list, func(a, b *Thread) int { return a.TID - b.TID })
 	return list
 }
-
-// lag is after how many further threads a thread that was interrupted is looked at for
-// the first time, if there is an aide to give it to: most have stopped by then.
-const lag = 12
-
-// enoughLate is after how many threads that had not stopped by then looking is given up:
-// the machine is busy, and it only takes time.
-const enoughLate = 4
 
 // giveUp ends a StopAll that cannot be finished. Threads that were asked to stop
 // are waited for, until the alarm: nobody would let them go afterwards.
@@ -204,10 +163,6 @@ func (w *World) Resume() time.Duration {
 	if len(w.tracer.threads) > 0 { // whatever was in the way of that
 		w.tracer.DetachAll()
 		pause = time.Since(w.Began)
-	}
-	if w.aide != nil {
-		w.aide.end()
-		w.aide = nil
 	}
 	if w.undo != nil {
 		w.undo()

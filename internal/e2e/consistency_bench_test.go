@@ -85,7 +85,7 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 		b.Fatal(err)
 	}
 	defer proc.Close()
-	var visit ptrace.Visitor
+	look := func([]*ptrace.Thread) error { return nil }
 	if check {
 		mem, err := proc.Mem(false)
 		if err != nil {
@@ -97,22 +97,19 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 			b.Fatal(err)
 		}
 		nowhere := []quiesce.Range{{Start: 0x6000_0000_0000, End: 0x6000_0000_1000, Name: "nowhere", EndsInCall: true}}
-		checker, hits := quiesce.New(nowhere, nowhere, maps, ptrace.Paused(pid, mem)), make([]quiesce.Hit, 0, 16)
+		stacks := ptrace.Paused(pid, mem)
+		stacks.Reserve()
+		checker, hits := quiesce.New(nowhere, nowhere, maps, stacks), make([]quiesce.Hit, 0, 16)
 		checker.Warm(proc) // as before each pause of an apply
-		look := func(checker *quiesce.Checker, hits []quiesce.Hit, tid int, r *ptrace.Regs) error {
-			found, err := checker.Check(quiesce.Thread{TID: tid, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: tid == pid, InSyscall: r.InSyscall()}, hits)
-			if len(found) > 0 {
-				return fmt.Errorf("%d threads are nowhere", len(found))
-			}
-			return err
-		}
-		visit.Judge = func(th *ptrace.Thread) error { return look(checker, hits, th.TID, &th.Regs) }
-		second, more := checker.Another(ptrace.Alone(pid)), make([]quiesce.Hit, 0, 16)
-		visit.Clear = func(tid int, r *ptrace.Regs) bool { return look(second, more, tid, r) == nil }
+		look = func(threads []*ptrace.Thread) error { return lookThrough(checker, hits, pid, threads) }
 	}
 	err = ptrace.Run(proc, func(tr *ptrace.Tracer) error {
-		world, err := tr.StopAll(10*time.Second, visit)
+		world, err := tr.StopAll(10 * time.Second)
 		if err != nil {
+			return err
+		}
+		defer world.Resume()
+		if err := look(world.Threads); err != nil {
 			return err
 		}
 		n := len(world.Threads)
@@ -126,4 +123,26 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 		b.Fatal(err)
 	}
 	return pause
+}
+
+// lookThrough is what the engine does to all threads in a pause.
+func lookThrough(checker *quiesce.Checker, hits []quiesce.Hit, pid int, threads []*ptrace.Thread) error {
+	thread := func(th *ptrace.Thread) quiesce.Thread {
+		r := &th.Regs
+		return quiesce.Thread{TID: th.TID, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: th.TID == pid, InSyscall: r.InSyscall()}
+	}
+	for len(threads) > 0 {
+		n := checker.Fetch(len(threads), func(i int) quiesce.Thread { return thread(threads[i]) })
+		for _, th := range threads[:n] {
+			found, err := checker.Check(thread(th), hits)
+			if err != nil {
+				return err
+			}
+			if len(found) > 0 {
+				return fmt.Errorf("%d threads are nowhere", len(found))
+			}
+		}
+		threads = threads[n:]
+	}
+	return nil
 }

@@ -143,22 +143,13 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	suspects = make([]suspect, 0, maxBlockers)
 	writes := runs(c.edits)
 
+	_ = live.Read() // in vain: the next time it is faster
+
 	limit := stopLimit
 	if c.maxPause > 0 {
 		limit = min(limit, c.maxPause)
 	}
-	world, err := tr.StopAll(limit, ptrace.Visitor{Clear: g.clearer(), Judge: func(th *ptrace.Thread) error {
-		if c.maxPause > 0 && g.stacks.until.IsZero() {
-			g.stacks.until = time.Now().Add(c.maxPause)
-		}
-		s, need, err := g.judge(th)
-		if err == nil && s != nil && len(suspects) < maxBlockers {
-			suspects = append(suspects, *s)
-			unsure = unsure || need
-		}
-		return err
-	}})
-	g.stacks.until = time.Time{}
+	world, err := tr.StopAll(limit)
 	if limit == c.maxPause && errors.Is(err, ptrace.ErrTimeout) {
 		return nil, false, t.tooLong(c.maxPause)
 	}
@@ -179,6 +170,9 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 		return nil
 	}
 
+	if suspects, unsure, err = g.judge(world, suspects); err != nil {
+		return nil, false, err
+	}
 	if err := over(); err != nil {
 		return nil, false, err
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"hotpatch/elfsym"
-	"hotpatch/internal/procfs"
 	"hotpatch/internal/quiesce"
 	"hotpatch/internal/unwind"
 	"hotpatch/ptrace"
@@ -73,13 +72,15 @@ func (t *target) newGate(c change) (*gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gate{t: t, c: c, memory: c.memory, stacks: limited{Memory: ptrace.Paused(t.proc.PID(), t.mem), over: t.tooLong(c.maxPause)}, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time), pagemap: pagemap, pages: ptrace.NewPages(pagemap)}, nil
+	stacks := limited{Memory: ptrace.Paused(t.proc.PID(), t.mem), over: t.tooLong(c.maxPause)}
+	stacks.Reserve()
+	return &gate{t: t, c: c, memory: c.memory, stacks: stacks, hits: make([]quiesce.Hit, 0, maxHits), since: make(map[int]time.Time), pagemap: pagemap, pages: ptrace.NewPages(pagemap)}, nil
 }
 
 // limited is the target's memory, until a pause has taken too long: a stack may lie
 // in a mapping of any size.
 type limited struct {
-	procfs.Memory
+	*ptrace.Memory
 	until time.Time // zero: no limit
 	over  error
 }
@@ -157,11 +158,38 @@ func (t *target) isSlot(pc uint64) bool {
 	return false
 }
 
-// judge looks at one stopped thread. It gives nil if the thread is not in the
-// way. unsure says that only a walk could tell, and that there is no walker yet.
-func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
+// judge looks at all stopped threads, and appends those that are in the way to
+// suspects, as far as there is capacity. unsure says that only a walk of one of them could
+// tell, and that there is no walker yet.
+func (g *gate) judge(world *ptrace.World, suspects []suspect) (_ []suspect, unsure bool, err error) {
+	if g.c.maxPause > 0 {
+		g.stacks.until = world.Began.Add(g.c.maxPause)
+	}
+	defer func() {
+		g.stacks.until = time.Time{}
+		g.check.Forget()
+	}()
+	for threads := world.Threads; len(threads) > 0; {
+		n := g.check.Fetch(len(threads), func(i int) quiesce.Thread { return g.t.thread(threads[i]) })
+		for _, th := range threads[:n] {
+			s, need, err := g.judgeOne(th)
+			if err != nil {
+				return nil, false, err
+			}
+			if s != nil && len(suspects) < cap(suspects) {
+				suspects = append(suspects, *s)
+				unsure = unsure || need
+			}
+		}
+		threads = threads[n:]
+	}
+	return suspects, unsure, nil
+}
+
+// judgeOne looks at one of them. It gives nil if the thread is not in the way.
+func (g *gate) judgeOne(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	r := &th.Regs
-	if g.check.Size(g.t.thread(th)) > bigStack {
+	if start, end, _ := g.check.Stack(g.t.thread(th)); end-start > bigStack {
 		return g.judgeBig(th)
 	}
 	hits, err := g.check.Check(g.t.thread(th), g.hits[:0])
@@ -200,35 +228,12 @@ func (g *gate) judge(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	return s, false, nil
 }
 
-// nowhere knows of no pages: whoever needs to know which exist is not cleared.
-type nowhere struct{}
-
-func (nowhere) Next(at, end uint64) (from, to uint64, err error) { return end, end, errNowhere }
-
-var errNowhere = errors.New("which pages exist is not known")
-
-// clearer gives what tells, on another processor, which threads are surely not in the
-// way.
-func (g *gate) clearer() func(int, *ptrace.Regs) bool {
-	check, pid := g.check.Another(ptrace.Alone(g.t.proc.PID())), g.t.proc.PID()
-	check.Sparse(nowhere{}) // the file may be closed before the last call ends
-	hits := make([]quiesce.Hit, 0, 1)
-	return func(tid int, r *ptrace.Regs) bool {
-		th := threadOf(tid, pid, r)
-		if check.Size(th) > bigStack {
-			return false
-		}
-		found, err := check.Check(th, hits)
-		return err == nil && len(found) == 0
-	}
-}
-
 // bigStack is how much of a stack is looked through before it is rather walked:
 // the mapping may be much larger than the stack, one that holds thousands of
 // coroutines say.
 const bigStack = 256 << 10
 
-// judgeBig is judge for a thread whose stack is in a large mapping. If it can be
+// judgeBig is judgeOne for a thread whose stack is in a large mapping. If it can be
 // walked, that says all; else it is looked through in the end.
 func (g *gate) judgeBig(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	if g.walker == nil {

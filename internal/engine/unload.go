@@ -162,7 +162,7 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 		return "", err
 	}
 	defer p.close()
-	world, err := tr.StopAll(stopLimit, ptrace.Visitor{})
+	world, err := tr.StopAll(stopLimit)
 	if err != nil {
 		return "", err
 	}
@@ -221,7 +221,7 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 // memory in which the loader has described it: freed memory keeps its content, and
 // the next library may be mapped at the same place.
 func (s *search) scrub(tr *ptrace.Tracer, own [][2]uint64) error {
-	world, err := tr.StopAll(stopLimit, ptrace.Visitor{})
+	world, err := tr.StopAll(stopLimit)
 	if errors.Is(err, ptrace.ErrTimeout) {
 		return nil // the next unload may find such a word, and say so
 	}

@@ -87,7 +87,7 @@ func (g *gate) escort(ctx context.Context, tr *ptrace.Tracer, suspects []suspect
 		case err != nil:
 			return false
 		}
-		if left, _, err := g.judge(th); err == nil && left == nil {
+		if left, _, err := g.judgeOne(th); err == nil && left == nil {
 			return true
 		}
 		calls++

@@ -2,18 +2,19 @@ package quiesce
 
 import "hotpatch/internal/unwind"
 
-// Size gives how many bytes of memory Check would look through on the stack that
-// a thread runs on: up to the end of the mappings, which may hold much more than
-// the stack.
-func (c *Checker) Size(t Thread) uint64 {
+// Stack gives the memory that Check looks through of the stack that a thread runs on:
+// up to the end of the mappings, which may hold much more than the stack. If known is
+// true, all of it is in use. Nothing is there if the stack is not known.
+func (c *Checker) Stack(t Thread) (start, end uint64, known bool) {
 	r, ok := c.find(t.SP)
 	if !ok {
-		return 0
+		return 0, 0, false
 	}
+	start = t.SP &^ 7
 	if !t.Main && t.SP < t.FS && t.FS < r.end {
-		return t.FS - t.SP
+		return start, t.FS &^ 7, true
 	}
-	return r.end - t.SP
+	return start, r.end, r.main
 }
 
 // CheckWalked is Check for a thread whose stack was walked completely: its frames

@@ -79,6 +79,7 @@ type Checker struct {
 	tids      []int // threads that were there when maps were read, ascending; nil: all
 	exact     bool  // maps are those of this very moment
 	mem       procfs.Memory
+	ahead     ahead // mem, if it can do that
 	pages     Pages // nil: all are read
 	buf       []byte
 	spans     []span   // of the thread that is being looked at
@@ -98,12 +99,9 @@ func (c *Checker) Sparse(p Pages) { c.pages = p }
 // those to which no thread may return. maps are the mappings of the process, from before the
 // pause, in ascending order.
 func New(pc, stack []Range, maps []procfs.Map, mem procfs.Memory) *Checker {
-	return &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, runs: runsOf(maps), mem: mem, buf: scratch(), spans: make([]span, 0, maxSpans)}
-}
-
-// Another gives a checker of the same with a memory of its own, for another goroutine.
-func (c *Checker) Another(mem procfs.Memory) *Checker {
-	return &Checker{pc: c.pc, stack: c.stack, maps: c.maps, runs: c.runs, tids: c.tids, exact: c.exact, mem: mem, buf: scratch(), spans: make([]span, 0, maxSpans)}
+	c := &Checker{pc: newIndex(pc, false), stack: newIndex(stack, true), maps: maps, runs: runsOf(maps), mem: mem, buf: scratch(), spans: make([]span, 0, maxSpans)}
+	c.ahead, _ = mem.(ahead)
+	return c
 }
 
 // scratch makes the buffer for parts of stacks. As much of it as a usual stack needs is

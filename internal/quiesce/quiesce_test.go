@@ -141,18 +141,88 @@ func TestCheck(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			hits, err := newChecker(newMemory(test.words)).Check(test.thread, make([]Hit, 0, 8))
-			if !errors.Is(err, test.err) {
-				t.Fatalf("error %v, want %v", err, test.err)
-			}
-			var got []string
-			for _, h := range hits {
-				got = append(got, fmt.Sprintf("%s %#x", h.Where, h.At))
-			}
-			if test.err == nil && !slices.Equal(got, test.hits) {
-				t.Errorf("hits %q, want %q", got, test.hits)
+			for _, ahead := range []bool{false, true} {
+				c := newChecker(newMemory(test.words))
+				if ahead {
+					m := &fetched{memory: newMemory(test.words), room: 1 << 20}
+					c = New(c.pc.ranges, c.stack.ranges, m.maps, m)
+					c.Fetch(1, func(int) Thread { return test.thread })
+				}
+				hits, err := c.Check(test.thread, make([]Hit, 0, 8))
+				if !errors.Is(err, test.err) {
+					t.Fatalf("read ahead %v: error %v, want %v", ahead, err, test.err)
+				}
+				var got []string
+				for _, h := range hits {
+					got = append(got, fmt.Sprintf("%s %#x", h.Where, h.At))
+				}
+				if test.err == nil && !slices.Equal(got, test.hits) {
+					t.Errorf("read ahead %v: hits %q, want %q", ahead, got, test.hits)
+				}
 			}
 		})
+	}
+}
+
+// fetched is memory that is read ahead: what was planned and fetched it gives, and what
+// was not it reads.
+type fetched struct {
+	memory
+	room    int
+	planned [][2]uint64
+	given   int // times
+}
+
+func (m *fetched) Plan(addr uint64, n int) bool {
+	if n > m.room {
+		return false
+	}
+	m.room -= n
+	m.planned = append(m.planned, [2]uint64{addr, addr + uint64(n)})
+	return true
+}
+func (m *fetched) Fetch()  {}
+func (m *fetched) Forget() { m.planned = nil }
+
+func (m *fetched) ReadAt(b []byte, addr uint64) error {
+	if slices.ContainsFunc(m.planned, func(r [2]uint64) bool { return r[0] <= addr && addr+uint64(len(b)) <= r[1] }) {
+		m.given++
+	}
+	return m.memory.ReadAt(b, addr)
+}
+
+// TestFetch: the stacks whose bounds are known are read ahead, those of as many threads
+// as there is room for, and Check asks for just that.
+func TestFetch(t *testing.T) {
+	t.Parallel()
+	threads := []Thread{
+		{TID: 1, Main: true, SP: mainLow + 0x8004},
+		{TID: 2, SP: threadLow + 0x8000, FS: fs},
+		{TID: 3, SP: otherLow + 0x8000, FS: fs},  // where that stack ends is not known
+		{TID: 4, SP: 0x900000, FS: fs},           // nor is this one
+		{TID: 5, SP: threadLow + 0x6000, FS: fs}, // no room
+	}
+	m := &fetched{memory: newMemory(nil), room: 0x10000}
+	function := []Range{{Start: code, End: code + 0x100, Name: "f"}}
+	c := New(function, function, m.maps, m)
+	if n := c.Fetch(len(threads), func(i int) Thread { return threads[i] }); n != 4 {
+		t.Errorf("stacks of %d threads are read ahead, want 4", n)
+	}
+	if want := [][2]uint64{{mainLow + 0x8000, mainTop}, {threadLow + 0x8000, fs}}; !slices.Equal(m.planned, want) {
+		t.Errorf("%#x are read ahead, want %#x", m.planned, want)
+	}
+	for i, th := range threads[:2] {
+		// The words of both alignments count where the stack pointer is odd.
+		if _, err := c.Check(th, nil); err != nil || m.given != []int{2, 3}[i] {
+			t.Errorf("thread %d: %v, and %d reads were given", th.TID, err, m.given)
+		}
+	}
+	c.Forget()
+	if m.room = 8; c.Fetch(1, func(int) Thread { return threads[4] }) != 1 || len(m.planned) != 0 {
+		t.Errorf("without any room, %#x are read ahead", m.planned)
+	}
+	if n := newChecker(newMemory(nil)).Fetch(3, nil); n != 3 {
+		t.Errorf("memory that cannot do it is asked for %d", n)
 	}
 }
 

@@ -20,7 +20,6 @@ func (c *Checker) Warm(p *procfs.Proc) {
 	if err != nil {
 		return
 	}
-	checked := false
 	for began, i := time.Now(), 0; i < len(tids) && time.Since(began) < maxWarm; i++ {
 		sys, err := p.Syscall(tids[i])
 		if err != nil || sys.Running {
@@ -28,13 +27,14 @@ func (c *Checker) Warm(p *procfs.Proc) {
 		}
 		sp := sys.SP &^ 7
 		if r, ok := c.find(sp); ok && sp >= r.start {
-			if !checked && r.end-sp <= warmed {
-				// The code of the check, too, is near the processor after that.
-				_, _ = c.Check(Thread{TID: tids[i], PC: sys.PC, SP: sys.SP, Main: tids[i] == p.PID(), InSyscall: true}, make([]Hit, 0, 1))
-				checked = true
-				continue
-			}
 			_ = c.mem.ReadAt(c.buf[:min(uint64(len(c.buf)), warmed, r.end-sp)], sp)
 		}
+	}
+	// The code of the check, too, is near the processor after that.
+	if home, ok := c.home(Thread{Main: true}); ok {
+		top := Thread{TID: p.PID(), SP: home.end - pageSize, Main: true}
+		c.Fetch(1, func(int) Thread { return top })
+		_, _ = c.Check(top, make([]Hit, 0, 1))
+		c.Forget()
 	}
 }

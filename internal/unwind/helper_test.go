@@ -84,7 +84,7 @@ func (x *target) walks(t testing.TB) map[int]Walk {
 	x.refresh(t)
 	list := map[int]Walk{}
 	err := ptrace.Run(x.proc, func(tr *ptrace.Tracer) error {
-		w, err := tr.StopAll(10*time.Second, ptrace.Visitor{})
+		w, err := tr.StopAll(10 * time.Second)
 		if err != nil {
 			return err
 		}
