@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,12 +19,15 @@ import (
 func BenchmarkCommand(b *testing.B) {
 	small := startTarget(b, 1, "sleep", 1)
 	large := startLarge(b)
+	emptyC, emptyGo := emptyPrograms(b)
 	commands := []struct {
 		name string
 		run  func() ran
 		most float64 // milliseconds; 0: no bar
 		took []ran
 	}{
+		{name: "an empty program in C", run: func() ran { return runEmpty(b, emptyC) }},
+		{name: "an empty program in Go", run: func() ran { return runEmpty(b, emptyGo) }},
 		{name: "`version`: what starting costs", run: func() ran { return runHotpatch(b, 0, "version") }},
 		{name: "`apply`, one thread", most: commandBar, run: func() ran { return small.apply("stack") }},
 		{name: "`verify`, one thread", run: func() ran { return small.hotpatchOnly("verify") }},
@@ -59,6 +64,32 @@ func BenchmarkCommand(b *testing.B) {
 	report(b, "command", t.String())
 	small.Healthy(b)
 	large.Healthy(b)
+}
+
+// emptyPrograms builds programs that do nothing: what the machine takes for any command.
+func emptyPrograms(b testing.TB) (inC, inGo string) {
+	b.Helper()
+	inC = testtarget.Build(b, testtarget.Spec{Files: map[string]string{"empty.c": "int main(void) { return 0; }\n"}, Flags: []string{"-O2"}})
+	dir := b.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "empty.go"), []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	inGo = filepath.Join(dir, "empty")
+	cmd := exec.Command("go", "build", "-o", inGo, filepath.Join(dir, "empty.go"))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	return inC, inGo
+}
+
+func runEmpty(b testing.TB, path string) ran {
+	b.Helper()
+	out, r, err := run(path)
+	if err != nil {
+		b.Fatalf("%s: %v\n%s", path, err, out)
+	}
+	return r
 }
 
 // hotpatchOnly runs a command that stops nothing.
