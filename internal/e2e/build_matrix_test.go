@@ -122,6 +122,7 @@ func (b featureBuild) compileFeatures(t *testing.T) (old, fixed, image string, p
 // or library, compiled in every way. The patched process must say at each
 // moment what the version that is in force would say, with the state that there is.
 func TestBuildMatrix(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	cells := matrix()
 	switch {

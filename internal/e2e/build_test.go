@@ -196,6 +196,7 @@ func askBuiltCxx(t *testing.T, p *testtarget.Process, patch string) {
 
 // TestBuildNothing: changes that make no difference in the code are said to be none.
 func TestBuildNothing(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	for _, cxx := range []bool{false, true} {
 		b := built{cxx, "gcc", "pie", "-O2", true}

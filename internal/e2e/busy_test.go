@@ -492,6 +492,7 @@ func TestBusyWaiting(t *testing.T) {
 // stop in its first bytes as there can be, while it is patched and reverted. Every
 // answer is that of the old function or of the new one.
 func TestHammer(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	rounds := 50 // for each of both
 	if testing.Short() {

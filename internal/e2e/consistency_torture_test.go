@@ -131,6 +131,7 @@ func TestNoOperationMixesVersions(t *testing.T) {
 // TestEntryMixesVersions proves that the target of the test above notices: under
 // the weaker condition, operations do mix versions.
 func TestEntryMixesVersions(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	p, patch := consistentTarget(t)
 	const most = 500

@@ -32,6 +32,7 @@ type served struct {
 
 // TestRedis patches what answers PING, and what prints integers.
 func TestRedis(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	s := redis(t)
 	s.d.patchUnderLoad(t, s.patch, s.name, s.functions, s.load, s.watches...)

@@ -130,6 +130,7 @@ func inDir(t *testing.T, dir string, command ...string) {
 // TestDebianSource: a stripped program that was built from a source package gets a patch
 // of that package while it runs, or one that a later version of the package has.
 func TestDebianSource(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	patches := map[string]string{"first": firstPatch, "fix": fixPatch, "beside": besidePatch}
 	old := debPackage{revision: "1", patches: patches, series: []string{"first"}}
@@ -187,6 +188,7 @@ func TestDebianSource(t *testing.T) {
 
 // TestDebianSourceRefused: what cannot be unpacked, built or told apart is refused.
 func TestDebianSourceRefused(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	either := filepath.Join(t.TempDir(), "either")
 	if err := os.WriteFile(either, []byte(eitherPatch), 0o644); err != nil {

@@ -162,6 +162,7 @@ func (c entryCase) checkBytes(t *testing.T, pid int, r replacedState, far bool) 
 
 // TestEntryNear: the forms of entries, with an island in reach.
 func TestEntryNear(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	for _, link := range some([]string{"-pie", "-no-pie"}, 0) {
 		t.Run(link, func(t *testing.T) {

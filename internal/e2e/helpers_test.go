@@ -168,6 +168,14 @@ func several[T any](table []T, n int) []T {
 	return table[:n]
 }
 
+// lengthy leaves a test out of the short ones, which are to be over in a minute.
+func lengthy(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("not among the short tests (-short)")
+	}
+}
+
 // some gives a part of a table in short tests: the entries at the given indexes.
 func some[T any](table []T, indexes ...int) []T {
 	if !testing.Short() {

@@ -111,6 +111,7 @@ func TestKilledHotpatch(t *testing.T) {
 // that changes anything in the target, one after the other: whatever the last
 // thing is that it did, the target goes on and the next command settles it.
 func TestKilledAtEverySystemCall(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	testtarget.Need(t, "strace")
 	c := seedCase{"g++", "-O2", true, false, 2}

@@ -55,6 +55,7 @@ void setup(int k) {
 // TestLambda: a lambda that the program has kept is never taken for another one. Each change
 // says what is answered to 5 before, after, and once the program has set up anew.
 func TestLambda(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	changes := []struct {
 		name        string

@@ -477,6 +477,7 @@ func TestReapplyUsesTheMappedLibrary(t *testing.T) {
 // TestManyRounds: patching and reverting over and over leaves the process with
 // what it had after the first time. Each round's patch is the same file.
 func TestManyRounds(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	rounds := 150
 	if testing.Short() {

@@ -76,6 +76,7 @@ const checkText = `__attribute__((weak)) int check(int x) {
 // TestMoved: what a change defines in one file and the program has from another is entered
 // by way of what the program has, whoever calls it.
 func TestMoved(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	for _, w := range some(several([]struct {
 		name, flags string
@@ -121,6 +122,7 @@ func TestMoved(t *testing.T) {
 
 // TestMovedRefused: what would leave state behind, or callers, is refused.
 func TestMovedRefused(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	const counted = `int counted(int x) {
 	calls += 7;

@@ -207,6 +207,7 @@ char *la_objsearch(const char *n, uintptr_t *c, unsigned f) { (void)c, (void)f; 
 // TestFewMappings: the process may have only a few mappings more (vm.max_map_count).
 // Wherever they come to an end, it goes on as before.
 func TestFewMappings(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	patch := deepPatch(t)
 	for _, left := range some([]int{3, 12, 60}, 2) {

@@ -246,6 +246,7 @@ int main(void) {
 // TestForkedMeanwhile: children are born while hotpatch works on their parent, at
 // any moment. Each is a process like any other: it can be patched and reverted.
 func TestForkedMeanwhile(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	program := testtarget.Build(t, testtarget.Spec{Name: "forks", Flags: []string{"-O2"}, Files: map[string]string{"forks.c": `
 #define _GNU_SOURCE

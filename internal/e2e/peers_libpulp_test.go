@@ -101,6 +101,7 @@ func pulpSays(t *testing.T, p *testtarget.Process, want int) (rounds int64) {
 // TestAtWork: a function is replaced while threads do what takes other tools' patches
 // down, or keeps them out for ever.
 func TestAtWork(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	patch := calcPatch(t, "plus_one", 1000, "pulp", 1)
 	for _, what := range []string{"storm", "handler", "cancel", "guarded", "writable"} {

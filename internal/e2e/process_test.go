@@ -24,6 +24,7 @@ var answerCpp = testtarget.Spec{Compiler: "g++", Flags: []string{"-O2"}}
 // TestNamespaces: a process in namespaces of its own is resolved from what it
 // runs and gets its library without a file system of its own being needed.
 func TestNamespaces(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	cases := []struct {
 		name  string
@@ -102,6 +103,7 @@ func TestChrootWithoutProc(t *testing.T) {
 // by another build, in which the functions are elsewhere. What counts is what the
 // process runs.
 func TestReplacedFiles(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	lib := testtarget.Spec{Files: map[string]string{"answer.h": answerHeader, "functions.cc": answerFunctions},
 		Compiler: "g++", Flags: []string{"-O2"}, Shared: true, Name: "libanswer.so"}
@@ -332,6 +334,7 @@ func tortureCounts(t *testing.T, p *testtarget.Process) map[string]int {
 // over changes nothing of it. Each kind of work by itself, for what one kind
 // would hide of another, and all together.
 func TestTorture(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	cases := [][]string{
 		{"threads", "spin", "errno"},    // threads come and go; registers, red zones, vector state

@@ -229,12 +229,10 @@ func refusalCodes(text string) string {
 // compilers with random options, do what the new source does, on the state that is there.
 // HOTPATCH_RANDOM is for how long (a duration) it goes on, HOTPATCH_RANDOM_SEED where it begins.
 func TestBuildRandom(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	testtarget.Need(t, "clang++")
 	count, until := uint64(8), time.Time{}
-	if testing.Short() {
-		count = 2
-	}
 	first := uint64(1)
 	if s := os.Getenv("HOTPATCH_RANDOM"); s != "" {
 		d, err := time.ParseDuration(s)

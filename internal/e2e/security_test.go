@@ -112,6 +112,7 @@ func TestRequireSignature(t *testing.T) {
 // TestSwappedPatch: the bytes that are checked are those that are applied, however often
 // somebody exchanges the file meanwhile.
 func TestSwappedPatch(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	testtarget.Need(t, "minisign")
 	dir := t.TempDir()
@@ -250,6 +251,7 @@ func commandsOn(t *testing.T, pid int, patch string) (codes []int) {
 // TestHostileImages: files that a target has mapped say whatever they like of
 // themselves.
 func TestHostileImages(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	testtarget.Need(t, "objcopy")
 	testtarget.Need(t, "xz")
@@ -349,6 +351,7 @@ func TestScribblingTarget(t *testing.T) {
 
 // TestMovingTarget: mappings that come, go and move while they are read.
 func TestMovingTarget(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	p, patch, _ := hostile(t, "moves")
 	before := testtarget.TextSnapshot(t, p.PID())

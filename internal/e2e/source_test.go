@@ -259,6 +259,7 @@ func says(t *testing.T, r testtarget.Result, texts ...string) {
 // TestSource: patches are made from changes of source, with the project's own build
 // command, and do in the running process what the new source does.
 func TestSource(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	t.Run("one file", func(t *testing.T) {
 		t.Parallel()
@@ -483,6 +484,7 @@ func archiveProject() project {
 
 // TestSourceArchive: what the linker has not taken into the base is no part of it.
 func TestSourceArchive(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	t.Run("a member that is not in the program", func(t *testing.T) {
 		t.Parallel()
@@ -530,6 +532,7 @@ func TestSourceOfProcess(t *testing.T) {
 
 // TestSourceNothing: what makes no difference is said to be nothing to patch, and why.
 func TestSourceNothing(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	p := makeProject().with("tool.c", "int main(void) { return 0; }\n").with("Makefile", "all: served tool\ntool: tool.c\n"+wrongMake).with("left.c", "int left(void) { return 1; }\n")
 	_, image := p.base(t)
@@ -555,6 +558,7 @@ func TestSourceNothing(t *testing.T) {
 
 // TestSourceFixed: a base that has the fix already is told from one of another source.
 func TestSourceFixed(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	p := makeProject()
 	edits := []string{"answer.c", "* 10", "* 20"}
@@ -574,6 +578,7 @@ func TestSourceFixed(t *testing.T) {
 
 // TestSourceRefused: what cannot be built or is not certain is refused by name.
 func TestSourceRefused(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	p := makeProject().with("asm.S", ".globl two\n.type two, @function\ntwo:\n\tmov $2, %eax\n\tret\n.size two, .-two\n.section .note.GNU-stack,\"\"\n")
 	_, image := p.base(t)

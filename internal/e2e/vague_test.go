@@ -169,6 +169,7 @@ func (s shared) build(t *testing.T, p project) (program, image string) {
 // TestVagueRefused: where it cannot be told whether the program has such a thing, or where,
 // a patch gets no other one.
 func TestVagueRefused(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	library := "served: main.o first.o libsecond.so\n\tg++ -o $@ main.o first.o -L. -lsecond -Wl,-rpath,'$$ORIGIN'\n" +
 		"libsecond.so: second.o\n\tg++ -shared -Wl,--build-id -o $@ $^\n%.o: %.cc\n\tg++ -std=c++17 -O2 -fPIC -c $<\n"
