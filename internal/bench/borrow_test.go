@@ -1,10 +1,11 @@
 package bench
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,8 +28,8 @@ func BenchmarkBorrow(b *testing.B) {
 	tool := program(b, "borrow.c")
 	alone, pair := startBare(b, build, 1), startBare(b, build, 2)
 	stub, slots := alone.address(b, "bare_stub"), alone.address(b, "bare_slots")
-	agentIn(b, alone.PID()) // makes the region
-	agentIn(b, pair.PID())
+	agentIn(b, alone.PID(), timed) // makes the region
+	agentIn(b, pair.PID(), timed)
 
 	var bare, away samples
 	before := sleeps(b, pair.PID())
@@ -38,8 +39,8 @@ func BenchmarkBorrow(b *testing.B) {
 				b.Fatalf("borrow: %v\n%s", err, out)
 			}
 		}))
-		away = append(away, alone.longestWhile(func() { agentIn(b, alone.PID()) }))
-		agentIn(b, pair.PID())
+		away = append(away, agentIn(b, alone.PID(), alone.longestWhile))
+		agentIn(b, pair.PID(), timed)
 	}
 	// A thread that is stopped leaves its processor by itself.
 	others := sleeps(b, pair.PID()) - before
@@ -86,9 +87,12 @@ func (t *target) address(b testing.TB, name string) string {
 }
 
 // agentIn begins what every change begins with, and ends it: a thread is borrowed, and
-// starts another one.
-func agentIn(b testing.TB, pid int) {
+// starts another one. measure measures that, and not what comes before. As in a command,
+// no garbage is collected meanwhile, which would take processors from the target.
+func agentIn(b testing.TB, pid int, measure func(func()) time.Duration) (took time.Duration) {
 	b.Helper()
+	runtime.GC()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	err := func() error {
 		proc, err := procfs.Open(pid)
 		if err != nil {
@@ -109,17 +113,26 @@ func agentIn(b testing.TB, pid int) {
 		if err != nil {
 			return err
 		}
-		return ptrace.Run(proc, func(tr *ptrace.Tracer) error {
-			agent, err := loader.Start(tr)
-			if err != nil {
-				return err
-			}
-			return errors.Join(agent.Close())
+		return ptrace.Run(proc, func(tr *ptrace.Tracer) (err error) {
+			took = measure(func() {
+				var agent *inject.Agent
+				if agent, err = loader.Start(tr); err == nil {
+					err = agent.Close()
+				}
+			})
+			return err
 		})
 	}()
 	if err != nil {
 		b.Fatal(err)
 	}
+	return took
+}
+
+func timed(f func()) time.Duration {
+	began := time.Now()
+	f()
+	return time.Since(began)
 }
 
 // sleeps is how often the main thread has left its processor by itself.
