@@ -164,7 +164,7 @@ func (c entryCase) checkBytes(t *testing.T, pid int, r replacedState, far bool) 
 func TestEntryNear(t *testing.T) {
 	lengthy(t)
 	t.Parallel()
-	for _, link := range some([]string{"-pie", "-no-pie"}, 0) {
+	for _, link := range []string{"-pie", "-no-pie"} {
 		t.Run(link, func(t *testing.T) {
 			t.Parallel()
 			flags := []string{link}

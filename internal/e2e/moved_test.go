@@ -78,7 +78,7 @@ const checkText = `__attribute__((weak)) int check(int x) {
 func TestMoved(t *testing.T) {
 	lengthy(t)
 	t.Parallel()
-	for _, w := range some(several([]struct {
+	for _, w := range several([]struct {
 		name, flags string
 		edits       []string
 		want        string // of 20, in place of the old answer
@@ -89,7 +89,7 @@ func TestMoved(t *testing.T) {
 		{"a definition stands in for a weak one", "-O2", []string{"mixed.c", "int mixed", "int check(int x) { return x + 1; }\nint mixed"}, "162 21 2339"},
 		{"a static function becomes global, and others use it", "-O2", []string{"page.c", "static __attribute__((noinline)) int inner(int x) {\n", "int inner(int x) {\n\tif (x > 10)\n\t\treturn 1;\n", "mixed.c", "int mixed", "int inner(int x);\nint mixed", "mixed.c", "return n & 0xfff", "return 5000 + inner(x)"}, "58 57 5001"},
 		{"so it does where it was inlined", "-O3", []string{"page.c", "static inline int inner(int x) {\n", "int inner(int x) {\n\tif (x > 10)\n\t\treturn 1;\n", "mixed.c", "int mixed", "int inner(int x);\nint mixed", "mixed.c", "return n & 0xfff", "return 5000 + inner(x)"}, "58 57 5001"},
-	}, 5), 1) {
+	}, 5) {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
 			p := movedProject(w.flags)

@@ -210,7 +210,7 @@ func TestFewMappings(t *testing.T) {
 	lengthy(t)
 	t.Parallel()
 	patch := deepPatch(t)
-	for _, left := range some([]int{3, 12, 60}, 2) {
+	for _, left := range []int{3, 12, 60} {
 		t.Run(fmt.Sprint(left), func(t *testing.T) {
 			t.Parallel()
 			p := odd(t, nil, "mappings", strconv.Itoa(left))

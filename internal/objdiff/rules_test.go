@@ -70,7 +70,7 @@ func TestRules(t *testing.T) {
 			}
 			t.Run(filepath.Base(file)+"/"+compiler, func(t *testing.T) {
 				t.Parallel()
-				if few := testing.Short() || i%3 != 0 && os.Getenv("HOTPATCH_TEST_ALL") != "1"; few && compiler != "gcc" && r["only"] == nil {
+				if few := testing.Short() || i%6 != 0 && os.Getenv("HOTPATCH_TEST_ALL") != "1"; few && compiler != "gcc" && r["only"] == nil {
 					t.Skip("with gcc only, unless HOTPATCH_TEST_ALL=1")
 				}
 				r.check(t, debug[compiler]+" -O2 -g"+sections+" "+strings.Join(r["flags"], " "), filepath.Base(file), string(b))
