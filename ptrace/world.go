@@ -103,8 +103,8 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 }
 
 // expect waits for the only thread of a process without giving the processor away, for
-// expected at the most: that one stops on another processor, and both of them would fall
-// asleep and be woken again. What waits for several threads lets them have its own.
+// expected at the most: that thread stops on another processor, and this one would fall
+// asleep meanwhile and have to be woken. Of several threads, some need this processor.
 func (th *Thread) expect(since time.Time) {
 	for runtime.NumCPU() > 1 && !th.stopped && !th.gone && time.Since(since) < expected {
 		th.poll()
