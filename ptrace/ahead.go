@@ -1,8 +1,6 @@
 package ptrace
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -17,19 +15,17 @@ type ahead struct {
 }
 
 // Reserve makes room for reading ahead, in memory: a page that is written for the first
-// time in a pause costs as much as reading several stacks. The kernel has written there,
-// too: under a hypervisor that keeps tables of pages of its own, it has others than the
-// program.
+// time in a pause costs as much as reading several stacks.
 func (m *Memory) Reserve() {
 	const (
 		bytes  = 64 << 10 // the stacks of some thirty threads that sleep
 		ranges = 128
 	)
 	a := ahead{buf: make([]byte, bytes), remote: make([]unix.RemoteIovec, ranges), begins: make([]int, ranges)}
-	for i := 0; i < bytes; i += 4096 {
+	for i := 0; i < bytes; i += pageSize {
 		a.buf[i] = 1
 	}
-	processRead(os.Getpid(), &m.iov, a.buf, codeAddress())
+	kernelWrites(a.buf)
 	for i := range ranges {
 		a.remote[i].Len, a.begins[i] = 1, 1
 	}

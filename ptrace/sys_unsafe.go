@@ -24,19 +24,24 @@ func getRegs(tid int, r *Regs) syscall.Errno {
 
 // placeRegs has the kernel write to where it is going to put a thread's registers, which
 // are not known yet, unless it has written to the same page, last, before. It gives that
-// page. The first time costs as much as a page fault under a hypervisor that keeps tables
-// of pages of its own, since the kernel has others than the program.
+// page; see kernelWrites.
 func placeRegs(r *Regs, last uintptr) uintptr {
-	const page = 4096
-	var v iovecs
 	for _, off := range [2]uintptr{0, unsafe.Sizeof(*r) - 8} {
 		at := unsafe.Add(unsafe.Pointer(r), off)
-		if p := uintptr(at) &^ (page - 1); p != last {
+		if p := uintptr(at) &^ (pageSize - 1); p != last {
 			last = p
-			processRead(os.Getpid(), &v, unsafe.Slice((*byte)(at), 8), codeAddress())
+			kernelWrites(unsafe.Slice((*byte)(at), 8))
 		}
 	}
 	return last
+}
+
+// kernelWrites has the kernel write something to b: the first time costs as much as a page
+// fault under a hypervisor that keeps tables of pages of its own, since the kernel has
+// others than the program. Precondition: b is not empty.
+func kernelWrites(b []byte) {
+	var v iovecs
+	processRead(os.Getpid(), &v, b, codeAddress())
 }
 
 // setRegs writes the general registers of a stopped thread.

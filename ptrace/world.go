@@ -16,7 +16,6 @@ type World struct {
 	Began   time.Time // when the first thread was interrupted
 
 	tracer *Tracer
-	order  []*Thread
 	undo   func()
 }
 
@@ -34,8 +33,7 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 		t.DetachAll()
 		return nil, err
 	}
-	w := &World{tracer: t, Threads: make([]*Thread, 0, len(t.threads)+16)}
-	clear(w.Threads[:cap(w.Threads)]) // it is in memory when the pause begins
+	w := &World{tracer: t}
 	tasks, err := t.proc.OpenRel("task", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		t.DetachAll()
@@ -54,24 +52,24 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 		stopAlarm()
 		tasks.Close()
 	}
-	w.order = t.order(make([]*Thread, 0, len(t.threads)+16))
+	w.Threads = t.order(make([]*Thread, 0, len(t.threads)+16))
 	page := uintptr(0)
-	for _, th := range w.order {
+	for _, th := range w.Threads {
 		if !th.stopped {
 			page = placeRegs(&th.Regs, page)
 		}
 	}
 	w.Began = time.Now()
 	for {
-		for _, th := range w.order {
+		for _, th := range w.Threads {
 			if err := th.Interrupt(); err != nil && !errors.Is(err, ErrGone) {
 				return w.giveUp(err)
 			}
 		}
-		if len(w.order) == 1 {
-			w.order[0].expect(w.Began)
+		if len(w.Threads) == 1 {
+			w.Threads[0].expect(w.Began)
 		}
-		for _, th := range w.order {
+		for _, th := range w.Threads {
 			switch err := th.Wait(); {
 			case err == nil, errors.Is(err, ErrGone):
 			case errors.Is(err, ErrTimeout):
@@ -92,13 +90,9 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 		if added == 0 {
 			break
 		}
-		w.order = t.order(w.order[:0])
+		w.Threads = t.order(w.Threads[:0])
 	}
-	for _, th := range w.order {
-		if !th.gone {
-			w.Threads = append(w.Threads, th)
-		}
-	}
+	w.Threads = slices.DeleteFunc(w.Threads, func(th *Thread) bool { return th.gone })
 	return w, nil
 }
 
@@ -149,13 +143,13 @@ func (w *World) giveUp(err error) (*World, error) {
 func (w *World) Resume() time.Duration {
 	// In the order in which they were stopped, which is the shortest way through the
 	// kernel's lists, and with nothing to be looked up.
-	for _, th := range w.order {
+	for _, th := range w.Threads {
 		if th.stopped && !th.dirty && request(unix.PTRACE_DETACH, th.TID, 0, uintptr(th.signal)) == 0 {
 			th.gone, th.stopped = true, false
 		}
 	}
 	pause := time.Since(w.Began)
-	for _, th := range w.order {
+	for _, th := range w.Threads {
 		if th.gone {
 			delete(w.tracer.threads, th.TID)
 		}

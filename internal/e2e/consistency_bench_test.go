@@ -127,22 +127,16 @@ func stopOnly(b *testing.B, pid, threads int, check bool) (pause time.Duration) 
 
 // lookThrough is what the engine does to all threads in a pause.
 func lookThrough(checker *quiesce.Checker, hits []quiesce.Hit, pid int, threads []*ptrace.Thread) error {
-	thread := func(th *ptrace.Thread) quiesce.Thread {
+	at := func(i int) quiesce.Thread {
+		th := threads[i]
 		r := &th.Regs
 		return quiesce.Thread{TID: th.TID, PC: r.Rip, SP: r.Rsp, FS: r.FsBase, Main: th.TID == pid, InSyscall: r.InSyscall()}
 	}
-	for len(threads) > 0 {
-		n := checker.Fetch(len(threads), func(i int) quiesce.Thread { return thread(threads[i]) })
-		for _, th := range threads[:n] {
-			found, err := checker.Check(thread(th), hits)
-			if err != nil {
-				return err
-			}
-			if len(found) > 0 {
-				return fmt.Errorf("%d threads are nowhere", len(found))
-			}
+	return checker.Each(len(threads), at, func(i int) error {
+		found, err := checker.Check(at(i), hits)
+		if len(found) > 0 {
+			return fmt.Errorf("%d threads are nowhere", len(found))
 		}
-		threads = threads[n:]
-	}
-	return nil
+		return err
+	})
 }

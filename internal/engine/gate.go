@@ -165,25 +165,17 @@ func (g *gate) judge(world *ptrace.World, suspects []suspect) (_ []suspect, unsu
 	if g.c.maxPause > 0 {
 		g.stacks.until = world.Began.Add(g.c.maxPause)
 	}
-	defer func() {
-		g.stacks.until = time.Time{}
-		g.check.Forget()
-	}()
-	for threads := world.Threads; len(threads) > 0; {
-		n := g.check.Fetch(len(threads), func(i int) quiesce.Thread { return g.t.thread(threads[i]) })
-		for _, th := range threads[:n] {
-			s, need, err := g.judgeOne(th)
-			if err != nil {
-				return nil, false, err
-			}
-			if s != nil && len(suspects) < cap(suspects) {
-				suspects = append(suspects, *s)
-				unsure = unsure || need
-			}
+	defer func() { g.stacks.until = time.Time{} }()
+	threads := world.Threads
+	err = g.check.Each(len(threads), func(i int) quiesce.Thread { return g.t.thread(threads[i]) }, func(i int) error {
+		s, need, err := g.judgeOne(threads[i])
+		if err == nil && s != nil && len(suspects) < cap(suspects) {
+			suspects = append(suspects, *s)
+			unsure = unsure || need
 		}
-		threads = threads[n:]
-	}
-	return suspects, unsure, nil
+		return err
+	})
+	return suspects, unsure, err
 }
 
 // judgeOne looks at one of them. It gives nil if the thread is not in the way.

@@ -11,10 +11,27 @@ type ahead interface {
 // maxAhead is how much of one stack is read ahead.
 const maxAhead = 64 << 10
 
-// Fetch reads the stacks of the first of n threads at once, if the memory can do that:
-// a system call costs more than what it copies. It gives of how many threads, 1 at least;
-// Check of these, in their order, is to follow. thread gives thread i.
-func (c *Checker) Fetch(n int, thread func(i int) Thread) int {
+// Each calls look for each of n threads, until it gives an error; thread gives thread i.
+// Their stacks are read several at once for the Checks that look makes, if the memory can
+// do that: a system call costs more than what it copies. Precondition: all are stopped.
+func (c *Checker) Each(n int, thread func(i int) Thread, look func(i int) error) error {
+	if c.ahead != nil {
+		defer c.ahead.Forget()
+	}
+	fetched := 0
+	for i := range n {
+		if i == fetched {
+			fetched += c.fetch(n-i, func(k int) Thread { return thread(i + k) })
+		}
+		if err := look(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch reads the stacks of the first of n threads, and gives of how many, 1 at least.
+func (c *Checker) fetch(n int, thread func(i int) Thread) int {
 	if c.ahead == nil {
 		return n
 	}
@@ -27,11 +44,4 @@ func (c *Checker) Fetch(n int, thread func(i int) Thread) int {
 		}
 	}
 	return n
-}
-
-// Forget drops what Fetch has read. It must be called before the threads run again.
-func (c *Checker) Forget() {
-	if c.ahead != nil {
-		c.ahead.Forget()
-	}
 }

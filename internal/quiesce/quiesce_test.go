@@ -146,7 +146,7 @@ func TestCheck(t *testing.T) {
 				if ahead {
 					m := &fetched{memory: newMemory(test.words), room: 1 << 20}
 					c = New(c.pc.ranges, c.stack.ranges, m.maps, m)
-					c.Fetch(1, func(int) Thread { return test.thread })
+					c.fetch(1, func(int) Thread { return test.thread })
 				}
 				hits, err := c.Check(test.thread, make([]Hit, 0, 8))
 				if !errors.Is(err, test.err) {
@@ -205,7 +205,7 @@ func TestFetch(t *testing.T) {
 	m := &fetched{memory: newMemory(nil), room: 0x10000}
 	function := []Range{{Start: code, End: code + 0x100, Name: "f"}}
 	c := New(function, function, m.maps, m)
-	if n := c.Fetch(len(threads), func(i int) Thread { return threads[i] }); n != 4 {
+	if n := c.fetch(len(threads), func(i int) Thread { return threads[i] }); n != 4 {
 		t.Errorf("stacks of %d threads are read ahead, want 4", n)
 	}
 	if want := [][2]uint64{{mainLow + 0x8000, mainTop}, {threadLow + 0x8000, fs}}; !slices.Equal(m.planned, want) {
@@ -217,11 +217,11 @@ func TestFetch(t *testing.T) {
 			t.Errorf("thread %d: %v, and %d reads were given", th.TID, err, m.given)
 		}
 	}
-	c.Forget()
-	if m.room = 8; c.Fetch(1, func(int) Thread { return threads[4] }) != 1 || len(m.planned) != 0 {
+	m.Forget()
+	if m.room = 8; c.fetch(1, func(int) Thread { return threads[4] }) != 1 || len(m.planned) != 0 {
 		t.Errorf("without any room, %#x are read ahead", m.planned)
 	}
-	if n := newChecker(newMemory(nil)).Fetch(3, nil); n != 3 {
+	if n := newChecker(newMemory(nil)).fetch(3, nil); n != 3 {
 		t.Errorf("memory that cannot do it is asked for %d", n)
 	}
 }

@@ -33,8 +33,9 @@ func (c *Checker) Warm(p *procfs.Proc) {
 	// The code of the check, too, is near the processor after that.
 	if home, ok := c.home(Thread{Main: true}); ok {
 		top := Thread{TID: p.PID(), SP: home.end - pageSize, Main: true}
-		c.Fetch(1, func(int) Thread { return top })
-		_, _ = c.Check(top, make([]Hit, 0, 1))
-		c.Forget()
+		_ = c.Each(1, func(int) Thread { return top }, func(int) error {
+			_, err := c.Check(top, make([]Hit, 0, 1))
+			return err
+		})
 	}
 }
