@@ -494,10 +494,7 @@ func TestBusyWaiting(t *testing.T) {
 func TestHammer(t *testing.T) {
 	lengthy(t)
 	t.Parallel()
-	rounds := 50 // for each of both
-	if testing.Short() {
-		rounds = 5
-	}
+	const rounds = 50 // for each of both
 	for _, far := range []bool{false, true} {
 		t.Run(fmt.Sprintf("far=%v", far), func(t *testing.T) {
 			t.Parallel()

@@ -298,10 +298,7 @@ int main(void) {
 	}
 }
 `}})
-	forks := 30
-	if testing.Short() {
-		forks = 6
-	}
+	const forks = 30
 	one, nine := plainPatch(t, 1, 1000), plainPatch(t, 9, 9000)
 	p := testtarget.Start(t, program)
 	pid := strconv.Itoa(p.PID())
