@@ -41,7 +41,7 @@ func (s *Space) derivedOf(m *Module) (*derived, error) {
 // derivedFrom collects what is made of one function, by its mangled name, and maybe more.
 // Its faults are those of scanAll.
 func (s *Space) derivedFrom(m *Module, name string) (*derived, error) {
-	found, ok, err := s.mentionsOf(m, []string{name}, true)
+	found, ok, err := s.mentionsOf(m, []string{name}, own|separate)
 	if err != nil {
 		return nil, err
 	}

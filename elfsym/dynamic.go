@@ -9,8 +9,10 @@ import (
 // dynamic is the decoded dynamic section.
 type dynamic struct {
 	tags []dynEntry
-	str  []byte // DT_STRTAB
+	str  []byte // DT_STRTAB; nil until it is loaded
 	err  error
+
+	strAddr, strSize uint64 // DT_STRTAB
 }
 
 type dynEntry struct {
@@ -46,10 +48,23 @@ func (im *Image) dynamic() *dynamic {
 		d.tags = append(d.tags, e)
 	}
 	if addr, ok := im.dynAddr(elf.DT_STRTAB); ok {
-		size, _ := im.DynTag(elf.DT_STRSZ)
-		d.str, d.err = im.bytesAt(addr, size, maxTable)
+		d.strAddr = addr
+		d.strSize, _ = im.DynTag(elf.DT_STRSZ)
+		var off uint64
+		if off, d.err = im.tableAt(addr, d.strSize); d.err == nil {
+			d.err = im.checkTable(off, d.strSize, maxTable)
+		}
 	}
 	return d
+}
+
+// dynStrings loads the dynamic string table once.
+func (im *Image) dynStrings() ([]byte, error) {
+	d := im.dynamic()
+	if d.str == nil && d.err == nil && d.strSize > 0 {
+		d.str, d.err = im.bytesAt(d.strAddr, d.strSize, maxTable)
+	}
+	return d.str, d.err
 }
 
 // DynTag gives the value of the first entry of the dynamic section with this
@@ -74,15 +89,27 @@ func (im *Image) dynAddr(tag elf.DynTag) (uint64, bool) {
 	return v, ok
 }
 
-// dynString gives a string of the dynamic string table.
+// dynString gives a string of the dynamic string table, of which it reads no more than
+// that; "" if it cannot be read.
 func (im *Image) dynString(off uint64) string {
 	const maxString = 4096
-	str := im.dynamic().str
-	if off >= uint64(len(str)) {
+	d := im.dynamic()
+	if d.err != nil || off >= d.strSize {
 		return ""
 	}
-	s, _, _ := bytes.Cut(str[off:min(off+maxString, uint64(len(str)))], []byte{0})
-	return string(s)
+	for size := uint64(64); ; size *= 8 {
+		n := min(size, maxString, d.strSize-off)
+		var b []byte
+		if d.str != nil {
+			b = d.str[off : off+n]
+		} else if b = make([]byte, n); im.ReadVaddr(b, d.strAddr+off) != nil {
+			return ""
+		}
+		s, _, ended := bytes.Cut(b, []byte{0})
+		if ended || n < size || n == maxString {
+			return string(s)
+		}
+	}
 }
 
 // DynamicErr gives the fault of the dynamic section, if it is damaged.

@@ -68,7 +68,8 @@ type Image struct {
 	dyn      *dynamic
 	tables   [2]*symtab
 	versions *versions
-	piece    []byte // for reading tables in pieces; see tableSource
+	piece    []byte   // for reading tables in pieces; see tableSource
+	scratch  [32]byte // for reading single entries; see few
 }
 
 // NewImage reads the headers of an ELF file of size bytes. Only 64-bit,
@@ -224,11 +225,20 @@ func (im *Image) ReadVaddr(b []byte, vaddr uint64) error {
 
 // bytesAt reads size bytes at a link-time address into new memory.
 func (im *Image) bytesAt(vaddr, size, limit uint64) ([]byte, error) {
+	off, err := im.tableAt(vaddr, size)
+	if err != nil {
+		return nil, err
+	}
+	return im.bytes(off, size, limit)
+}
+
+// tableAt gives the file offset of a table at a link-time address.
+func (im *Image) tableAt(vaddr, size uint64) (off uint64, err error) {
 	p := im.segment(vaddr)
 	if p == nil || vaddr-p.Vaddr > p.Filesz || p.Filesz-(vaddr-p.Vaddr) < size {
-		return nil, im.damaged("a table of %d bytes at %#x is not in a segment", size, vaddr)
+		return 0, im.damaged("a table of %d bytes at %#x is not in a segment", size, vaddr)
 	}
-	return im.bytes(p.Off+(vaddr-p.Vaddr), size, limit)
+	return p.Off + (vaddr - p.Vaddr), nil
 }
 
 // bytes reads size bytes at a file offset into new memory.

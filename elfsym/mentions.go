@@ -15,7 +15,7 @@ import (
 // looked through for those that point there.
 
 const (
-	pieceSize    = 4096 * symSize // bytes that are read at a time, at most; whole entries
+	pieceSize    = 2048 * symSize // bytes that are read at a time, at most; whole entries
 	maxMentions  = 1 << 9         // entries that are worth looking at one by one
 	maxNameBytes = 1 << 20        // bytes of one name, and in front of one in the same string
 	fewNames     = 16             // for how many names tables are searched in this way
@@ -305,19 +305,26 @@ type mention struct {
 
 // mentioned is what was found for one name in a module.
 type mentioned struct {
-	list  []mention // .symtab and .dynsym
-	debug []mention // what takes the place of .symtab
-	whole bool      // debug was looked through too
+	list   []mention // .symtab and .dynsym
+	debug  []mention // what takes the place of .symtab
+	looked tables    // what was looked through
 }
+
+// tables are those of a module, as they are searched together.
+type tables uint8
+
+const (
+	own      tables = 1 << iota // .symtab and .dynsym
+	separate                    // what takes the place of .symtab
+)
 
 // needleOf gives the part of a mangled name that the names of all have that are made
 // of it: thunks have it without its prefix.
 func needleOf(name string) string { return strings.TrimPrefix(name, "_Z") }
 
-// mentionsOf finds what mentions each of some functions in a module, by their mangled
-// names; also in what takes the place of .symtab if debug is set. ok is false if all of
-// the tables should be read instead.
-func (s *Space) mentionsOf(m *Module, names []string, debug bool) (found []*mentioned, ok bool, err error) {
+// mentionsOf finds what mentions each of some functions in some tables of a module, by
+// their mangled names. ok is false if all of the tables should be read instead.
+func (s *Space) mentionsOf(m *Module, names []string, in tables) (found []*mentioned, ok bool, err error) {
 	if m.Image == nil || m.derived != nil || len(names) > fewNames || m.searches > maxSearches {
 		return nil, false, nil
 	}
@@ -333,12 +340,14 @@ func (s *Space) mentionsOf(m *Module, names []string, debug bool) (found []*ment
 		if x == nil {
 			x = &mentioned{}
 			m.mentioned[needle] = x
+		}
+		if in&^x.looked&own != 0 {
 			inMain = append(inMain, []byte(needle))
 		}
-		if debug && !x.whole {
-			x.whole = true
+		if in&^x.looked&separate != 0 {
 			inDebug = append(inDebug, []byte(needle))
 		}
+		x.looked |= in
 		ok = ok && needle != "" && strings.IndexByte(needle, '@') < 0
 		found[i] = x
 	}

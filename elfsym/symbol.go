@@ -157,11 +157,27 @@ func (s *Space) LookupIn(names []string, in func(*Module) bool) (map[string][]Sy
 			return nil, err
 		}
 	}
-	found := make(map[string][]Symbol, len(c.want))
-	for _, sym := range c.found.list {
-		found[sym.Name] = append(found[sym.Name], sym)
+	return c.byName(), nil
+}
+
+// Exports finds what some of the modules export by these names, in all versions: what
+// their dynamic linker could find. Where the modules have hash tables, nothing else is
+// read than these names.
+func (s *Space) Exports(names []string, in func(*Module) bool) (map[string][]Symbol, error) {
+	c := newCollector(names)
+	for _, m := range s.candidates() {
+		if !in(m) {
+			continue
+		}
+		hashed, err := c.exports(m)
+		if err == nil && !hashed {
+			err = m.scan(m.Image, Dynsym, c.visit(m))
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	return found, nil
+	return c.byName(), nil
 }
 
 // collector gathers the symbols of given names.
@@ -182,26 +198,53 @@ func newCollector(names []string) *collector {
 	return c
 }
 
-func (c *collector) module(s *Space, m *Module) error {
-	clear(c.inHere)
-	visit := func(t Table, sym *Sym) bool {
+// byName gives what was found.
+func (c *collector) byName() map[string][]Symbol {
+	found := make(map[string][]Symbol, len(c.want))
+	for _, sym := range c.found.list {
+		found[sym.Name] = append(found[sym.Name], sym)
+	}
+	return found
+}
+
+// visit notes the symbols of a module that have one of the names.
+func (c *collector) visit(m *Module) func(Table, *Sym) bool {
+	return func(t Table, sym *Sym) bool {
 		if i, ok := c.want[string(sym.Name)]; ok {
 			c.inHere[i] = true
 			c.found.add(m.symbol(t, sym))
 		}
 		return true
 	}
-	if quick, err := c.mentions(s, m, visit); quick || err != nil {
+}
+
+func (c *collector) module(s *Space, m *Module) error {
+	clear(c.inHere)
+	visit := c.visit(m)
+	search := own
+	if len(c.want) <= maxHashed && !m.Image.HasSymtab() {
+		// What a stripped module has of its own are the functions that it exports.
+		hashed, err := c.exports(m)
+		if err != nil || hashed && (!slices.Contains(c.inHere, false) || s.debugTable(m).image == nil) {
+			return err
+		}
+		if hashed {
+			search = separate
+		}
+	}
+	if quick, err := c.mentions(s, m, search, visit); quick || err != nil {
 		return err
 	}
-	if err := m.scan(m.Image, Symtab, visit); err != nil {
-		return err
-	}
-	if err := m.scan(m.Image, Dynsym, visit); err != nil {
-		return err
-	}
-	if !slices.Contains(c.inHere, false) {
-		return nil
+	if search == own {
+		if err := m.scan(m.Image, Symtab, visit); err != nil {
+			return err
+		}
+		if err := m.scan(m.Image, Dynsym, visit); err != nil {
+			return err
+		}
+		if !slices.Contains(c.inHere, false) {
+			return nil
+		}
 	}
 	if d := s.debugTable(m); d.image != nil {
 		return m.scan(d.image, d.table, visit)
@@ -209,22 +252,52 @@ func (c *collector) module(s *Space, m *Module) error {
 	return nil
 }
 
-// mentions visits what module does, if the names are few enough to search for them.
-func (c *collector) mentions(s *Space, m *Module, visit func(Table, *Sym) bool) (ok bool, err error) {
-	names := slices.Collect(maps.Keys(c.want))
-	found, ok, err := s.mentionsOf(m, names, false)
-	if err != nil || !ok {
-		return false, err
+// maxHashed is for how many names it is worthwhile to ask a hash table, which takes a few
+// system calls for each, instead of reading all symbols.
+const maxHashed = 256
+
+// exports looks the names up in the hash table of a module. ok is false if it has none, and
+// then it may export them nevertheless.
+func (c *collector) exports(m *Module) (ok bool, err error) {
+	g, ok := m.Image.gnuHash()
+	if !ok {
+		return false, m.located(m.Image.DynamicErr())
 	}
-	for _, x := range found {
-		for i := range x.list {
-			visit(x.list[i].table, &x.list[i].sym)
+	visit := c.visit(m)
+	for name := range c.want {
+		list, err := m.Image.exported(g, name)
+		if err != nil {
+			return false, m.located(err)
+		}
+		for i := range list {
+			if m.named(&list[i]) {
+				visit(Dynsym, &list[i])
+			}
 		}
 	}
-	if !slices.Contains(c.inHere, false) {
-		return true, nil
+	return true, nil
+}
+
+// mentions visits what module does, if the names are few enough to search for them: in the
+// tables of the module itself, and if it does not have all there, in the separate one.
+func (c *collector) mentions(s *Space, m *Module, in tables, visit func(Table, *Sym) bool) (ok bool, err error) {
+	names := slices.Collect(maps.Keys(c.want))
+	if in == own {
+		found, ok, err := s.mentionsOf(m, names, own)
+		if err != nil || !ok {
+			return false, err
+		}
+		for _, x := range found {
+			for i := range x.list {
+				visit(x.list[i].table, &x.list[i].sym)
+			}
+		}
+		if !slices.Contains(c.inHere, false) {
+			return true, nil
+		}
 	}
-	if found, ok, err = s.mentionsOf(m, names, true); err != nil || !ok {
+	found, ok, err := s.mentionsOf(m, names, separate)
+	if err != nil || !ok {
 		return false, err
 	}
 	for _, x := range found {

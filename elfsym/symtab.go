@@ -145,8 +145,10 @@ func (im *Image) loadDynsym(st *symtab) error {
 	if err != nil {
 		return err
 	}
-	st.str = d.str
-	st.syms, err = im.bytesAt(addr, uint64(n)*symSize, maxTable)
+	if st.syms, err = im.bytesAt(addr, uint64(n)*symSize, maxTable); err != nil {
+		return err
+	}
+	st.str, err = im.dynStrings()
 	return err
 }
 

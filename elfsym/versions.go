@@ -8,7 +8,7 @@ import (
 // versions is the symbol versioning information of .dynsym (LSB, "Symbol
 // Versioning"): an index for every symbol, and a name for every index.
 type versions struct {
-	index []byte // DT_VERSYM: 16 bits per symbol
+	index []byte // DT_VERSYM: 16 bits per symbol; nil until the table is loaded
 	names map[uint16][]byte
 }
 
@@ -24,22 +24,45 @@ func (v *versions) of(i uint32) (name []byte, hidden bool) {
 	if uint64(i)*2+2 > uint64(len(v.index)) {
 		return nil, false
 	}
-	x := binary.LittleEndian.Uint16(v.index[i*2:])
+	return v.named(binary.LittleEndian.Uint16(v.index[i*2:]))
+}
+
+// named gives the version of a symbol that has this index in DT_VERSYM.
+func (v *versions) named(x uint16) (name []byte, hidden bool) {
 	return v.names[x&^verHidden], x&verHidden != 0
 }
 
-// symbolVersions loads the version tables once. Versions only describe: what is
-// wrong with them leaves symbols unversioned.
+// symbolVersion gives the version of one symbol. Versions only describe: what is wrong
+// with them leaves symbols unversioned.
+func (im *Image) symbolVersion(i uint32) (name []byte, hidden bool) {
+	addr, ok := im.dynAddr(elf.DT_VERSYM)
+	if !ok {
+		return nil, false
+	}
+	b, err := im.few(addr+2*uint64(i), 2)
+	if err != nil {
+		return nil, false
+	}
+	return im.versionNames().named(binary.LittleEndian.Uint16(b))
+}
+
+// symbolVersions loads the version tables once.
 func (im *Image) symbolVersions() *versions {
+	v := im.versionNames()
+	if addr, ok := im.dynAddr(elf.DT_VERSYM); ok && v.index == nil {
+		n := uint64(len(im.table(Dynsym).syms) / symSize)
+		v.index, _ = im.bytesAt(addr, n*2, maxTable)
+	}
+	return v
+}
+
+// versionNames loads the names of the versions once.
+func (im *Image) versionNames() *versions {
 	if im.versions != nil {
 		return im.versions
 	}
 	v := &versions{names: map[uint16][]byte{}}
 	im.versions = v
-	if addr, ok := im.dynAddr(elf.DT_VERSYM); ok {
-		n := uint64(len(im.table(Dynsym).syms) / symSize)
-		v.index, _ = im.bytesAt(addr, n*2, maxTable)
-	}
 	le := binary.LittleEndian
 	// Elf64_Verdef: version, flags, ndx, cnt u16; hash, aux, next u32.
 	// Elf64_Verdaux: name, next u32.

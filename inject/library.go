@@ -102,7 +102,7 @@ func findLibc(space *elfsym.Space) (*libc, error) {
 	for n := range slots {
 		names = append(names, n)
 	}
-	found, err := space.LookupIn(names, func(m *elfsym.Module) bool { return roles[m] != "" })
+	found, err := space.Exports(names, func(m *elfsym.Module) bool { return roles[m] != "" })
 	if err != nil {
 		return nil, err
 	}
