@@ -10,14 +10,15 @@ import (
 )
 
 // alarmSignal interrupts a wait that has reached its deadline. It is sent to
-// the locked thread only, by a timer of this process only.
+// the locked thread only, by a timer of this process only. The Go runtime catches it as
+// it catches all such signals, and does nothing about it (os/signal, "Default behavior of
+// signals in Go programs").
 const alarmSignal = syscall.Signal(60)
 
 // alarm makes waits of this thread give up after d. It is a timer of the kernel's: a
 // goroutine would need a processor, and the scheduler's leave, at the very moment at
 // which neither may be had. The wait may not have begun when it rings, so it rings
-// again every millisecond. After stop none comes any more: one that came later would
-// find no handler.
+// again every millisecond, until stop.
 func (t *Tracer) alarm(d time.Duration) (stop func(), err error) {
 	id, errno := createTimer(int32(unix.Gettid()), int32(alarmSignal))
 	if errno == 0 {

@@ -182,6 +182,9 @@ func setFlags(sig syscall.Signal, set, clear uint64) syscall.Errno {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&a)), 8, 0, 0); errno != 0 {
 		return errno
 	}
+	if a.handler <= 1 { // SIG_DFL, SIG_IGN
+		return syscall.EINVAL
+	}
 	a.flags = a.flags&^clear | set
 	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&a)), 0, 8, 0, 0)
 	return errno

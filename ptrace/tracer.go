@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"syscall"
 	"time"
@@ -29,7 +28,6 @@ type Tracer struct {
 	threads map[int]*Thread
 
 	interruptAt time.Time // set by the alarm: waits give up when it is not zero
-	alarms      chan os.Signal
 }
 
 // Run calls f with a Tracer for the process on one locked OS thread, and
@@ -38,9 +36,7 @@ func Run(p *procfs.Proc, f func(*Tracer) error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	warmUp()
-	t := &Tracer{proc: p, threads: make(map[int]*Thread), alarms: make(chan os.Signal, 1)}
-	signal.Notify(t.alarms, alarmSignal)
-	defer signal.Stop(t.alarms)
+	t := &Tracer{proc: p, threads: make(map[int]*Thread)}
 	if errno := interruptible(alarmSignal); errno != 0 {
 		return fmt.Errorf("prepare the alarm signal: %w", errno)
 	}

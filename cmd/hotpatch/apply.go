@@ -118,10 +118,11 @@ func (a *app) apply(cmd *cobra.Command, o *applyOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := a.interruptible(cmd.Context())
+	ctx, ready, stop := a.interruptibleSoon(cmd.Context())
 	defer stop()
 	a.changes = !o.dryRun
 	req := a.request(pid, o.timeout, o.dryRun)
+	req.Begin = ready
 	o.quiet.set(&req)
 	results, err := engine.Apply(ctx, req, o.options, patches)
 	if len(results) > 0 {

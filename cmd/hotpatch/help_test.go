@@ -17,7 +17,7 @@ import (
 
 // everyCommand gives the root command and all below it, hidden ones too.
 func everyCommand() []*cobra.Command {
-	root := newRoot(&app{stdout: io.Discard, stderr: io.Discard})
+	root := newRoot(&app{stdout: io.Discard, stderr: io.Discard}, "")
 	root.InitDefaultHelpCmd()
 	return append([]*cobra.Command{root}, root.Commands()...)
 }
@@ -84,7 +84,7 @@ func TestExamples(t *testing.T) {
 			if end := slices.IndexFunc(fields, func(f string) bool { return strings.ContainsAny(f[:1], "#|>") }); end >= 0 {
 				fields = fields[:end]
 			}
-			root := newRoot(&app{stdout: io.Discard, stderr: io.Discard})
+			root := newRoot(&app{stdout: io.Discard, stderr: io.Discard}, "")
 			root.InitDefaultHelpCmd()
 			cmd, rest, err := root.Find(fields)
 			if err != nil || cmd == root || c.HasParent() && cmd.Name() != c.Name() {

@@ -35,7 +35,7 @@ func main() {
 // run runs one command line and gives the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
 	a := &app{args: args, stdout: stdout, stderr: stderr, color: wantsColor(stderr)}
-	root := newRoot(a)
+	root := newRoot(a, alone(args))
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()
 	return a.conclude(cmd, err)
@@ -136,7 +136,39 @@ on the process completes or takes back.
 
 A patch is a shared object with the new functions under their old names.`
 
-func newRoot(a *app) *cobra.Command {
+// commands make the commands, in the order of the help. Some can do without the others,
+// which need not be made then: an operator waits for it.
+var commands = []struct {
+	name  string
+	make  func(*app) *cobra.Command
+	alone bool
+}{
+	{"apply", newApply, true},
+	{"list", newList, true},
+	{"revert", newRevert, true},
+	{"verify", newVerify, true},
+	{"stacks", newStacks, true},
+	{"symbols", newSymbols, true},
+	{"inspect", newInspect, true},
+	{"build", newBuild, true},
+	{"version", newVersion, true},
+	{"completion", newCompletion, false},
+	{"man", newMan, false},
+}
+
+// alone gives the name of the command that a command line begins with, if it can do
+// without the others, else "".
+func alone(args []string) string {
+	for _, c := range commands {
+		if len(args) > 0 && c.name == args[0] && c.alone {
+			return c.name
+		}
+	}
+	return ""
+}
+
+// newRoot makes the commands, or only one of them.
+func newRoot(a *app, only string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "hotpatch COMMAND",
 		Short:         "replace functions in a running process",
@@ -174,10 +206,11 @@ func newRoot(a *app) *cobra.Command {
 		return err
 	})
 	root.CompletionOptions.DisableDefaultCmd = true // newCompletion has its own help
-	root.AddCommand(
-		newApply(a), newList(a), newRevert(a), newVerify(a), newStacks(a), newSymbols(a), newInspect(a), newBuild(a),
-		newVersion(a), newCompletion(a), newMan(a),
-	)
+	for _, c := range commands {
+		if only == "" || only == c.name {
+			root.AddCommand(c.make(a))
+		}
+	}
 	for _, c := range root.Commands() {
 		c.Flags().SortFlags = false
 		c.DisableFlagsInUseLine = true

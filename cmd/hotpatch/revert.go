@@ -71,10 +71,11 @@ func (a *app) revert(cmd *cobra.Command, o *revertOptions, names []string) error
 	if err := o.quiet.check(); err != nil {
 		return err
 	}
-	ctx, stop := a.interruptible(cmd.Context())
+	ctx, ready, stop := a.interruptibleSoon(cmd.Context())
 	defer stop()
 	a.changes = !o.dryRun
 	req := a.request(pid, o.timeout, o.dryRun)
+	req.Begin = ready
 	o.quiet.set(&req)
 	req.NoHooks = o.noHooks
 	req.Unload, req.MaxSearch = o.unload, defaultSearch

@@ -28,6 +28,7 @@ type Request struct {
 	MaxPause   time.Duration // for one pause; a try that would take longer gives up at once. 0: no limit
 	ScanMemory bool          // also look through memory for suspended stacks: coroutines, saved contexts
 	Waiting    func()        // called once if another hotpatch has the process; may be nil
+	Begin      func()        // called once before the process is touched; may be nil
 
 	Consistency Consistency // for revert; apply has it in its options
 	NoHooks     bool        // for revert: run no hooks of the patches
@@ -54,6 +55,9 @@ func Apply(ctx context.Context, req Request, o Options, patches []*patchfile.Pat
 		return nil, err
 	}
 	defer t.close()
+	if req.Begin != nil {
+		req.Begin()
+	}
 	settle := func() error { return t.recover(ctx) }
 	if req.DryRun {
 		settle = t.foresee

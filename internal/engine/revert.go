@@ -25,6 +25,9 @@ func Revert(ctx context.Context, req Request, names []string, all bool) (*Revert
 		return nil, err
 	}
 	defer t.close()
+	if req.Begin != nil {
+		req.Begin()
+	}
 	settle := func() error { return t.recover(ctx) }
 	if req.DryRun {
 		settle = t.foresee
@@ -44,8 +47,6 @@ func Revert(ctx context.Context, req Request, names []string, all bool) (*Revert
 		}
 		return result, t.unloadAll(req, names, all, result)
 	}
-	// Symbols are for messages only: without them there are addresses.
-	_ = t.resolve(nil)
 	r := &reversion{t: t, req: &req, ids: ids}
 	if err := r.plan(); err != nil {
 		result.State = "refused"
@@ -174,6 +175,8 @@ func (r *reversion) plan() error {
 		case err != nil:
 			return err
 		default:
+			// Symbols are for messages only: without them there are addresses.
+			_ = r.t.resolve(nil)
 			return r.t.differs(e, live)
 		}
 	}
