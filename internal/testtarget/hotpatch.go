@@ -75,7 +75,9 @@ func buildHotpatch(root, cache string) (path string, output []byte, err error) {
 		return path, nil, nil // already there
 	}
 	prune(builds)
-	if err := os.Chmod(work, 0o755); err != nil {
+	// As install(1) would: the pages of a file that the linker has written are mapped more
+	// slowly than those of a copy.
+	if err := errors.Join(os.Remove(filepath.Join(work, "hotpatch")), os.WriteFile(filepath.Join(work, "hotpatch"), binary, 0o755), os.Chmod(work, 0o755)); err != nil {
 		return "", nil, err
 	}
 	if err := os.Rename(work, dir); err != nil {
