@@ -177,6 +177,9 @@ func (c *codeIndex) addSymbols(m *Module, t Table) error {
 	var failed error
 	err = x.each(func(i uint32, entry []byte) bool {
 		value, size := le.Uint64(entry[8:]), le.Uint64(entry[16:])
+		if value < c.from && c.below && value+size <= c.reach && value+size >= value || value >= c.to && c.above {
+			return true // as most of a large module: nothing that is not known
+		}
 		if seg == nil || value-seg.Vaddr >= seg.Memsz {
 			if seg = m.Image.segment(value); seg == nil {
 				return true

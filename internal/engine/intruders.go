@@ -102,19 +102,17 @@ func (pl *planner) intrudersInto(m *elfsym.Module, list []*Replacement) error {
 // nearBranches visits what can be a branch with a 32-bit distance, of those that begin in the
 // first n bytes of code.
 func nearBranches(code []byte, n int, visit func(i, size int, distance int32)) {
-	for i := 0; i < n && i+5 <= len(code); i++ {
-		size := 0
-		switch b := code[i]; {
-		case b == 0xe8 || b == 0xe9: // call, jmp rel32
-			size = 5
-		case b == 0x0f && code[i+1]&0xf0 == 0x80 && i+6 <= len(code): // jcc rel32
-			size = 6
-		default:
+	for i, b := range code[:min(n, max(len(code), 4)-4)] {
+		size := branchSizes[b]
+		if size == 0 || size == 6 && (code[i+1]&0xf0 != 0x80 || i+6 > len(code)) {
 			continue
 		}
 		visit(i, size, int32(binary.LittleEndian.Uint32(code[i+size-4:])))
 	}
 }
+
+// branchSizes are the bytes that a branch with a 32-bit distance has, by the first one.
+var branchSizes = [256]int{0xe8: 5, 0xe9: 5, 0x0f: 6} // call, jmp; jcc, whose second byte is 0x8?
 
 // notAnInstruction reports whether no instruction of the function around begins
 // at an address: then the bytes there only look like a branch.
