@@ -83,6 +83,7 @@ func (l *Loader) Start(t *ptrace.Tracer) (*Agent, error) {
 		return nil, err
 	}
 	a.tid = int(tid)
+	a.prefer()
 	if l.libc.pthreadCreate == 0 {
 		if err := a.becomeThread(); err != nil {
 			return nil, errors.Join(err, a.Close())

@@ -148,7 +148,7 @@ func (l *Loader) tryBorrow(t *ptrace.Tracer, c candidate, use func(*ptrace.Threa
 			err = derr
 		}
 	}()
-	if err := t.Stop(th, l.stopLimit); err != nil {
+	if err := l.stopRunning(t, th); err != nil {
 		return err
 	}
 	// A signal on its way is delivered first: let the thread take it and stop
@@ -160,7 +160,7 @@ func (l *Loader) tryBorrow(t *ptrace.Tracer, c candidate, use func(*ptrace.Threa
 		if err := th.Cont(); err != nil {
 			return err
 		}
-		if err := t.Stop(th, l.stopLimit); err != nil {
+		if err := l.stopRunning(t, th); err != nil {
 			return err
 		}
 	}
@@ -175,6 +175,20 @@ func (l *Loader) tryBorrow(t *ptrace.Tracer, c candidate, use func(*ptrace.Threa
 		return &unsuitable{tid, "is in a restartable sequence"}
 	}
 	return use(th, c.inner)
+}
+
+// stopRunning stops a thread. One that wants a processor stops as soon as it gets one: that
+// takes a round of the scheduler, and costs the program nothing.
+func (l *Loader) stopRunning(t *ptrace.Tracer, th *ptrace.Thread) error {
+	for deadline := time.Now().Add(l.patience); ; {
+		err := t.Stop(th, l.stopLimit)
+		if !errors.Is(err, ptrace.ErrTimeout) || time.Now().After(deadline) {
+			return err
+		}
+		if st, serr := l.proc.Status(th.TID); serr != nil || st.State != 'R' {
+			return err
+		}
+	}
 }
 
 // awaitLeft waits until the threads that may be in code that is to be rewritten
@@ -208,7 +222,7 @@ func (l *Loader) awaitOne(t *ptrace.Tracer, tid int, v leaving) error {
 		if err != nil {
 			return false, err
 		}
-		if err := t.Stop(th, l.stopLimit); err != nil {
+		if err := l.stopRunning(t, th); err != nil {
 			return errors.Is(err, ptrace.ErrGone), ignoreGone(err)
 		}
 		left := !v.has(th.Regs.Rip)
@@ -341,7 +355,7 @@ func (l *Loader) redirectToBoot(t *ptrace.Tracer, base uint64) (inner int, err e
 // means that it has not been done, because something else is there or for a
 // reason of the kernel's.
 func (l *Loader) awaitRegion(base uint64) (bool, error) {
-	deadline := time.Now().Add(time.Second)
+	deadline := time.Now().Add(l.patience)
 	for pause := 20 * time.Microsecond; ; pause = min(pause+pause/2, time.Millisecond) {
 		maps, err := l.proc.Maps()
 		if err != nil {

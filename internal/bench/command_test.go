@@ -29,7 +29,7 @@ func BenchmarkCommand(b *testing.B) {
 	}{
 		{name: "an empty program in C", run: func() ran { return runEmpty(b, emptyC) }},
 		{name: "an empty program in Go", run: func() ran { return runEmpty(b, emptyGo) }},
-		{name: "`version`: what starting costs", run: func() ran { return runHotpatch(b, 0, "version") }},
+		{name: "`version`: what starting costs", run: func() ran { return runHotpatch(b, false, 0, "version") }},
 		{name: "`apply`, one thread", most: commandBar, run: func() ran { return small.apply("stack") }},
 		{name: "`verify`, one thread", run: func() ran { return small.hotpatchOnly("verify") }},
 		{name: "`revert`, one thread", most: commandBar, run: func() ran { return small.revert("stack") }},
@@ -104,7 +104,7 @@ func runEmpty(b testing.TB, path string) ran {
 // hotpatchOnly runs a command that stops nothing.
 func (t *target) hotpatchOnly(verb string, args ...string) ran {
 	t.b.Helper()
-	return runHotpatch(t.b, 0, append([]string{verb, "--json", "--pid", strconv.Itoa(t.PID())}, args...)...)
+	return runHotpatch(t.b, false, 0, append([]string{verb, "--json", "--pid", strconv.Itoa(t.PID())}, args...)...)
 }
 
 // largeTarget is a target of a program with many symbols.
@@ -165,7 +165,7 @@ func BenchmarkList(b *testing.B) {
 			b.Fatalf("maps: %v\n%s", err, out)
 		}
 		least = append(least, r.wall)
-		list = append(list, runHotpatch(b, 0, "list", "--json").wall)
+		list = append(list, runHotpatch(b, false, 0, "list", "--json").wall)
 	}
 	more := list.median() - least.median()
 	t := newTable("of 1000 processes", "milliseconds")

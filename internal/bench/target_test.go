@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -72,16 +71,21 @@ type target struct {
 	sites    []string // where its functions are, in hexadecimal
 	longest  []byte   // the target's FILE
 	floorBin string
+	crowded  bool // its threads leave no processor to ordinary ones
 }
+
+// manySpinning is how many threads that spin make a target crowded.
+const manySpinning = 1000
 
 // startTarget starts a target of so many threads, in a mode of target.c.
 func startTarget(b testing.TB, threads int, mode string, n int) *target {
 	b.Helper()
+	testtarget.Hotpatch(b) // while there are processors to build it
 	file := filepath.Join(b.TempDir(), "longest")
 	if err := os.WriteFile(file, make([]byte, 8*threads), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	t := &target{b: b, threads: threads, patch: patchOf(b, n), longest: shared(b, file, 8*threads), floorBin: program(b, "floor.c")}
+	t := &target{b: b, threads: threads, patch: patchOf(b, n), longest: shared(b, file, 8*threads), floorBin: program(b, "floor.c"), crowded: mode == "spin" && threads >= manySpinning}
 	t.Process = testtarget.Start(b, targetProgram(b, n), testtarget.Args(strconv.Itoa(threads), mode, file))
 	t.sites = t.find(n)
 	return t
@@ -148,7 +152,7 @@ type least struct{ pause, asked, stopped, written, resumed time.Duration }
 func (t *target) floor(rounds int) []least {
 	t.b.Helper()
 	args := append([]string{strconv.Itoa(t.PID()), strconv.Itoa(rounds)}, t.sites...)
-	out, _, err := run(t.floorBin, args...)
+	out, _, err := runAs(t.crowded, t.floorBin, args...)
 	if err != nil {
 		t.b.Fatalf("floor: %v\n%s", err, out)
 	}
@@ -176,7 +180,7 @@ const notNow = 3
 // hotpatch runs the built hotpatch on the target, which must take one pause.
 func (t *target) hotpatch(verb string, args ...string) ran {
 	t.b.Helper()
-	return runHotpatch(t.b, t.threads, append([]string{verb, "--json", "--pid", strconv.Itoa(t.PID())}, args...)...)
+	return runHotpatch(t.b, t.crowded, t.threads, append([]string{verb, "--json", "--pid", strconv.Itoa(t.PID())}, args...)...)
 }
 
 func (t *target) apply(consistency string) ran {
@@ -191,9 +195,9 @@ func (t *target) revert(consistency string) ran {
 
 // runHotpatch runs hotpatch with --json. threads is how many must have been stopped;
 // 0: nothing was.
-func runHotpatch(b testing.TB, threads int, args ...string) ran {
+func runHotpatch(b testing.TB, realtime bool, threads int, args ...string) ran {
 	b.Helper()
-	out, r, err := run(testtarget.Hotpatch(b), args...)
+	out, r, err := runAs(realtime, testtarget.Hotpatch(b), args...)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == notNow {
 		r.refused = true
@@ -242,9 +246,12 @@ func (t *target) gap(i int) time.Duration {
 }
 
 // run runs a program and gives its output and what it took. It has the highest of the
-// ordinary priorities, if it may: among a thousand threads that spin, it would be waiting
-// for a processor most of the time.
-func run(path string, args ...string) (string, ran, error) {
+// ordinary priorities, if it may.
+func run(path string, args ...string) (string, ran, error) { return runAs(false, path, args...) }
+
+// runAs is run, maybe with a real-time priority: among a thousand threads that spin, every
+// other program waits for a processor most of the time.
+func runAs(realtime bool, path string, args ...string) (string, ran, error) {
 	cmd := exec.Command(path, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -252,7 +259,11 @@ func run(path string, args ...string) (string, ran, error) {
 	if err := cmd.Start(); err != nil {
 		return "", ran{}, err
 	}
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, -20)
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: -20}
+	if realtime {
+		attr = unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+	}
+	_ = unix.SchedSetAttr(cmd.Process.Pid, &attr, 0) // without the right to it, it waits
 	err := cmd.Wait()
 	r := ran{wall: time.Since(began)}
 	r.user, r.system = cmd.ProcessState.UserTime(), cmd.ProcessState.SystemTime()
