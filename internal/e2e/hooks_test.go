@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"hotpatch/internal/testtarget"
@@ -447,4 +450,67 @@ long thrower(long x) { return x + begun; }
 	}
 	revert(t, p.PID())
 	p.Healthy(t)
+}
+
+// TestHookPriority: what hotpatch runs in the process goes before ordinary threads, if
+// hotpatch may decide that, and what is begun there does not, nor does any thread of
+// the process.
+func TestHookPriority(t *testing.T) {
+	t.Parallel()
+	p := calculator(t)
+	apply(t, p.PID(), patchOf(t, "priority.c", `#define _GNU_SOURCE
+#include "hotpatch.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+long add_one(long x);
+long add_one(long x) { return x + 1000; }
+static void *begun(void *nice) { *(int *)nice = getpriority(PRIO_PROCESS, gettid()); return NULL; }
+static int look(void) {
+	pthread_t thread;
+	int inner = 77;
+	if (pthread_create(&thread, NULL, begun, &inner) != 0 || pthread_join(thread, NULL) != 0)
+		return 1;
+	printf("hook at %d, its thread at %d\n", getpriority(PRIO_PROCESS, gettid()), inner);
+	return fflush(stdout);
+}
+HOTPATCH_BEFORE_APPLY(look)
+`))
+	want := "hook at 0, its thread at 0"
+	if mayPrefer(t) {
+		want = "hook at -20, its thread at 0"
+	}
+	wantHooks(t, p, want)
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The system call gives 20 less the nice value.
+		if prio, err := syscall.Getpriority(syscall.PRIO_PROCESS, tid); err != nil || prio != 20 {
+			t.Errorf("thread %d has the priority %d, %v", tid, prio, err)
+		}
+	}
+	revert(t, p.PID())
+	p.Healthy(t)
+}
+
+// mayPrefer reports whether this process may give another one the highest of the
+// ordinary priorities.
+func mayPrefer(t *testing.T) bool {
+	t.Helper()
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	return syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, -20) == nil
 }
