@@ -121,7 +121,7 @@ func (l *Loader) borrow(t *ptrace.Tracer, use func(th *ptrace.Thread, inner int)
 				Kind: fault.Busy, Code: "no-thread",
 				What: "cannot prepare the process",
 				Why:  fmt.Sprintf("no thread could be borrowed within %v", l.patience), Err: last,
-				Hint: "try again",
+				Hint: "try again; if the machine is very busy, with a higher priority for hotpatch (chrt --fifo 1)",
 			}
 		}
 		time.Sleep(pause)

@@ -126,7 +126,7 @@ func (l *Loader) late(why string) error {
 	return &fault.Error{
 		Kind: fault.Busy, Code: "no-agent",
 		What: fmt.Sprintf("cannot run code in process %d now", l.proc.PID()), Why: why,
-		Hint: "the process goes on unharmed; it may be starved of processor time: try again, or give it more time with --timeout",
+		Hint: "the process goes on unharmed; it may be starved of processor time: try again, give it more time with --timeout, or give hotpatch a higher priority (chrt --fifo 1)",
 	}
 }
 
