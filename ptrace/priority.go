@@ -1,7 +1,9 @@
 package ptrace
 
 import (
+	"os"
 	"runtime/debug"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,24 +15,66 @@ const priority = 50
 // result is called: for as long as something is stopped that is not to wait for whatever
 // else runs.
 func (t *Tracer) Hurry() (relax func()) {
-	before, errno := getScheduler()
+	before, errno := getScheduler(0)
 	if errno != 0 || setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) != 0 {
 		return func() {}
 	}
 	return func() { _ = setScheduler(0, before) }
 }
 
-// raise puts the calling thread above ordinary ones and stops the garbage
-// collector; the result undoes both. Without the right to a real-time priority
-// the pause is longer on a busy machine, and nothing else changes.
+// raise puts the calling thread above ordinary ones, the other threads of this program
+// below them, and stops the garbage collector; the result undoes all that. Without the
+// right to a real-time priority the pause is longer on a busy machine, and nothing else
+// changes.
 func raise() (undo func()) {
 	gc := debug.SetGCPercent(-1)
-	before, errno := getScheduler()
+	before, errno := getScheduler(0)
 	raised := errno == 0 && setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) == 0
+	back := func() {}
+	if raised && mayLeaveIdle() {
+		back = stepBack()
+	}
 	return func() {
+		back()
 		if raised {
 			_ = setScheduler(0, before)
 		}
 		debug.SetGCPercent(gc)
 	}
+}
+
+// stepBack lets the other threads of this program run only where nothing else does: those
+// of the Go runtime wake up all the time to look whether there is something to do, and
+// the scheduler prefers them, who have hardly run, to threads that are waiting for a
+// processor to be stopped.
+func stepBack() (undo func()) {
+	type thread struct {
+		tid int
+		was scheduler
+	}
+	var changed []thread
+	tids, _ := os.ReadDir("/proc/self/task") // if there is no /proc, they stay as they are
+	for _, entry := range tids {
+		tid, err := strconv.Atoi(entry.Name())
+		if err != nil || tid == unix.Gettid() {
+			continue
+		}
+		was, errno := getScheduler(tid)
+		if errno == 0 && setScheduler(tid, scheduler{policy: unix.SCHED_IDLE}) == 0 {
+			changed = append(changed, thread{tid, was})
+		}
+	}
+	return func() {
+		for _, th := range changed {
+			_ = setScheduler(th.tid, th.was)
+		}
+	}
+}
+
+// mayLeaveIdle reports whether the policy SCHED_IDLE can be left again, which is a right of
+// its own, see sched(7).
+func mayLeaveIdle() bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&head, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_NICE) != 0
 }

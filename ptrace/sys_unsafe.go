@@ -196,15 +196,15 @@ type scheduler struct {
 	priority int32
 }
 
-// getScheduler reads those of the calling thread.
-func getScheduler() (scheduler, syscall.Errno) {
+// getScheduler reads those of a thread; 0 is the calling one.
+func getScheduler(tid int) (scheduler, syscall.Errno) {
 	var s scheduler
-	r, _, errno := unix.RawSyscall(unix.SYS_SCHED_GETSCHEDULER, 0, 0, 0)
+	r, _, errno := unix.RawSyscall(unix.SYS_SCHED_GETSCHEDULER, uintptr(tid), 0, 0)
 	if errno != 0 {
 		return s, errno
 	}
 	s.policy = int(r)
-	_, _, errno = unix.RawSyscall(unix.SYS_SCHED_GETPARAM, 0, uintptr(unsafe.Pointer(&s.priority)), 0)
+	_, _, errno = unix.RawSyscall(unix.SYS_SCHED_GETPARAM, uintptr(tid), uintptr(unsafe.Pointer(&s.priority)), 0)
 	return s, errno
 }
 
