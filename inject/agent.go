@@ -75,6 +75,7 @@ func (l *Loader) Start(t *ptrace.Tracer) (*Agent, error) {
 		return nil, err
 	}
 	// The worker starts the agent, which begins with a batch of its own.
+	began := time.Now()
 	if err := a.await(); err != nil {
 		return nil, err
 	}
@@ -83,7 +84,9 @@ func (l *Loader) Start(t *ptrace.Tracer) (*Agent, error) {
 		return nil, err
 	}
 	a.tid = int(tid)
-	a.prefer()
+	if time.Since(began) > starved {
+		a.prefer()
+	}
 	if l.libc.pthreadCreate == 0 {
 		if err := a.becomeThread(); err != nil {
 			return nil, errors.Join(err, a.Close())

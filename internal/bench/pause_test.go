@@ -9,31 +9,57 @@ import (
 // BenchmarkPause compares the pauses of apply and revert with the floor, for
 // processes of different sizes. An iteration is one of each, in turns.
 func BenchmarkPause(b *testing.B) {
-	t := newTable("threads", "functions", "floor", "apply, entry", "revert, entry", "apply, stack", "revert, stack", "entry / floor", "stack / floor")
-	note := ""
+	t := newPauseTable()
 	for _, mode := range []string{"sleep", "spin"} {
 		for _, n := range []int{1, 200} {
 			for _, threads := range []int{1, 16, 128, 1024} {
-				b.Run(fmt.Sprintf("%s/functions=%d/threads=%d", mode, n, threads), func(b *testing.B) {
-					p := measurePauses(b, mode, n, threads)
-					if p.refused > 0 {
-						note += fmt.Sprintf("\nWith %d threads (%s, %s), %d of %d commands gave up: \"not now\", exit status 3. So many threads that want "+
-							"to run get a processor too seldom for the one that is borrowed.\n",
-							threads, mode, plural(n, "function"), p.refused, p.commands)
-					}
-					if len(p.apply[0]) == 0 || len(p.revert[0]) == 0 || len(p.apply[1]) == 0 || len(p.revert[1]) == 0 {
-						return
-					}
-					t.row(strconv.Itoa(threads)+" "+mode, strconv.Itoa(n), p.floor.spread(), p.apply[0].spread(), p.revert[0].spread(),
-						p.apply[1].spread(), p.revert[1].spread(), times(p.entry()), times(p.stack()))
-					what := fmt.Sprintf("pause, %s, %s, %s", plural(threads, "thread"), mode, plural(n, "function"))
-					bar(b, what+", entry", p.entry(), entryBar, "× floor")
-					bar(b, what+", stack", p.stack(), stackBar, "× floor")
-				})
+				if mode == "sleep" || threads < manySpinning {
+					t.measure(b, mode, n, threads)
+				}
 			}
 		}
 	}
-	report(b, "pause", t.String()+note)
+	report(b, "pause", t.String())
+}
+
+// BenchmarkCrowded is BenchmarkPause for a process whose threads leave no processor to
+// others. Whoever measures must have a real-time priority.
+func BenchmarkCrowded(b *testing.B) {
+	t := newPauseTable()
+	for _, n := range []int{1, 200} {
+		t.measure(b, "spin", n, 1024)
+	}
+	report(b, "crowded", t.String())
+}
+
+type pauseTable struct {
+	*table
+	note string
+}
+
+func newPauseTable() *pauseTable {
+	return &pauseTable{table: newTable("threads", "functions", "floor", "apply, entry", "revert, entry", "apply, stack", "revert, stack", "entry / floor", "stack / floor")}
+}
+
+func (t *pauseTable) String() string { return t.table.String() + t.note }
+
+// measure adds a row.
+func (t *pauseTable) measure(b *testing.B, mode string, n, threads int) {
+	b.Run(fmt.Sprintf("%s/functions=%d/threads=%d", mode, n, threads), func(b *testing.B) {
+		p := measurePauses(b, mode, n, threads)
+		if p.refused > 0 {
+			t.note += fmt.Sprintf("\nWith %d threads (%s, %s), %d of %d commands gave up: \"not now\", exit status 3.\n",
+				threads, mode, plural(n, "function"), p.refused, p.commands)
+		}
+		if len(p.apply[0]) == 0 || len(p.revert[0]) == 0 || len(p.apply[1]) == 0 || len(p.revert[1]) == 0 {
+			return
+		}
+		t.row(strconv.Itoa(threads)+" "+mode, strconv.Itoa(n), p.floor.spread(), p.apply[0].spread(), p.revert[0].spread(),
+			p.apply[1].spread(), p.revert[1].spread(), times(p.entry()), times(p.stack()))
+		what := fmt.Sprintf("pause, %s, %s, %s", plural(threads, "thread"), mode, plural(n, "function"))
+		bar(b, what+", entry", p.entry(), entryBar, "× floor")
+		bar(b, what+", stack", p.stack(), stackBar, "× floor")
+	})
 }
 
 // pauses are those of one target. The first of apply and revert is for the
