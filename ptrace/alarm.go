@@ -10,9 +10,7 @@ import (
 )
 
 // alarmSignal interrupts a wait that has reached its deadline. It is sent to
-// the locked thread only, by a timer of this process only. The Go runtime catches it as
-// it catches all such signals, and does nothing about it (os/signal, "Default behavior of
-// signals in Go programs").
+// the locked thread only, by a timer of this process only.
 const alarmSignal = syscall.Signal(60)
 
 // alarm makes waits of this thread give up after d. It is a timer of the kernel's: a

@@ -2,6 +2,7 @@ package ptrace
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 
@@ -15,12 +16,18 @@ const priority = 50
 // result is called: for as long as something is stopped that is not to wait for whatever
 // else runs.
 func (t *Tracer) Hurry() (relax func()) {
+	keepProcessor()
 	before, errno := getScheduler(0)
 	if errno != 0 || setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) != 0 {
 		return func() {}
 	}
 	return func() { _ = setScheduler(0, before) }
 }
+
+// keepProcessor has the Go scheduler leave the calling goroutine alone for the next 10 ms. It
+// takes the processor from one that has had it for longer, for which it begins a thread or
+// two, and that must not be while something is stopped.
+func keepProcessor() { runtime.Gosched() }
 
 // raise puts the calling thread above ordinary ones, the other threads of this program
 // below them, and stops the garbage collector; the result undoes all that. Without the

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ type Tracer struct {
 	threads map[int]*Thread
 
 	interruptAt time.Time // set by the alarm: waits give up when it is not zero
+	alarms      chan os.Signal
 }
 
 // Run calls f with a Tracer for the process on one locked OS thread, and
@@ -36,7 +38,11 @@ func Run(p *procfs.Proc, f func(*Tracer) error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	warmUp()
-	t := &Tracer{proc: p, threads: make(map[int]*Thread)}
+	t := &Tracer{proc: p, threads: make(map[int]*Thread), alarms: make(chan os.Signal, 1)}
+	// The signal would be caught without this; but without it, a thread that is borrowed was
+	// seen to be away three times as long.
+	signal.Notify(t.alarms, alarmSignal)
+	defer signal.Stop(t.alarms)
 	if errno := interruptible(alarmSignal); errno != 0 {
 		return fmt.Errorf("prepare the alarm signal: %w", errno)
 	}

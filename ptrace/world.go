@@ -29,9 +29,7 @@ type World struct {
 // real-time priority if it may have it: a resumed thread must not take the
 // processor from the one that has others to resume.
 func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
-	// The Go scheduler takes the processor from a goroutine that has had it for 10 ms, for
-	// which it begins a thread or two: so it has it from now on.
-	runtime.Gosched()
+	keepProcessor()
 	if _, err := t.SeizeAll(); err != nil {
 		t.DetachAll()
 		return nil, err
