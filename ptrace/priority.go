@@ -17,11 +17,18 @@ const priority = 50
 // else runs.
 func (t *Tracer) Hurry() (relax func()) {
 	keepProcessor()
+	relax, _ = goFirst()
+	return relax
+}
+
+// goFirst gives the calling thread the priority of the pause; raised says whether it may
+// have it, and relax takes it away.
+func goFirst() (relax func(), raised bool) {
 	before, errno := getScheduler(0)
 	if errno != 0 || setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) != 0 {
-		return func() {}
+		return func() {}, false
 	}
-	return func() { _ = setScheduler(0, before) }
+	return func() { _ = setScheduler(0, before) }, true
 }
 
 // keepProcessor has the Go scheduler leave the calling goroutine alone for the next 10 ms. It
@@ -35,17 +42,14 @@ func keepProcessor() { runtime.Gosched() }
 // changes.
 func raise() (undo func()) {
 	gc := debug.SetGCPercent(-1)
-	before, errno := getScheduler(0)
-	raised := errno == 0 && setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) == 0
+	relax, raised := goFirst()
 	back := func() {}
 	if raised && mayLeaveIdle() {
 		back = stepBack()
 	}
 	return func() {
 		back()
-		if raised {
-			_ = setScheduler(0, before)
-		}
+		relax()
 		debug.SetGCPercent(gc)
 	}
 }
