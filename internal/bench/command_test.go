@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -81,13 +80,8 @@ func emptyPrograms(b testing.TB) (inC, inGo string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, out)
 	}
-	// Installed as hotpatch is.
-	binary, err := os.ReadFile(inGo)
-	if err == nil {
-		err = errors.Join(os.Remove(inGo), os.WriteFile(inGo, binary, 0o700))
-	}
-	if err != nil {
-		b.Fatal(err)
+	if out, err := testtarget.Install(inGo); err != nil {
+		b.Fatalf("%v\n%s", err, out)
 	}
 	return inC, inGo
 }

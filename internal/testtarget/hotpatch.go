@@ -75,9 +75,10 @@ func buildHotpatch(root, cache string) (path string, output []byte, err error) {
 		return path, nil, nil // already there
 	}
 	prune(builds)
-	// As install(1) would: the pages of a file that the linker has written are mapped more
-	// slowly than those of a copy.
-	if err := errors.Join(os.Remove(filepath.Join(work, "hotpatch")), os.WriteFile(filepath.Join(work, "hotpatch"), binary, 0o755), os.Chmod(work, 0o755)); err != nil {
+	if output, err = Install(filepath.Join(work, "hotpatch")); err != nil {
+		return "", output, err
+	}
+	if err := os.Chmod(work, 0o755); err != nil {
 		return "", nil, err
 	}
 	if err := os.Rename(work, dir); err != nil {
@@ -86,6 +87,21 @@ func buildHotpatch(root, cache string) (path string, output []byte, err error) {
 		}
 	}
 	return path, nil, nil
+}
+
+// Install puts a copy of a program in its place, as whoever installs it does: the pages of a
+// file that the linker has written are mapped more slowly. Another program copies it, since
+// a child that this one starts meanwhile would keep the file open for writing, which then
+// cannot be run.
+func Install(path string) (output []byte, err error) {
+	linked := path + ".linked"
+	if err := os.Rename(path, linked); err != nil {
+		return nil, err
+	}
+	if output, err = exec.Command("install", "-m", "755", linked, path).CombinedOutput(); err != nil {
+		return output, err
+	}
+	return nil, os.Remove(linked)
 }
 
 // Result is what one run of hotpatch gave.
