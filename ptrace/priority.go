@@ -40,44 +40,74 @@ func keepProcessor() { runtime.Gosched() }
 // below them, and stops the garbage collector; the result undoes all that. Without the
 // right to a real-time priority the pause is longer on a busy machine, and nothing else
 // changes.
-func raise() (undo func()) {
+func (t *Tracer) raise() (undo func()) {
 	gc := debug.SetGCPercent(-1)
+	t.others.ordinary, _ = getScheduler(0)
 	relax, raised := goFirst()
-	back := func() {}
 	if raised && mayLeaveIdle() {
-		back = stepBack()
+		t.others.stepBack()
 	}
 	return func() {
-		back()
+		t.others.comeForth()
 		relax()
 		debug.SetGCPercent(gc)
 	}
 }
 
-// stepBack lets the other threads of this program run only where nothing else does: those
-// of the Go runtime wake up all the time to look whether there is something to do, and
-// the scheduler prefers them, who have hardly run, to threads that are waiting for a
-// processor to be stopped.
-func stepBack() (undo func()) {
-	type thread struct {
-		tid int
-		was scheduler
+// others are the threads of this program but the calling one.
+type others struct {
+	ordinary scheduler         // what the calling thread has outside of a pause
+	was      map[int]scheduler // what each had before it stepped back
+}
+
+// stepBack lets them run only where nothing else does: those of the Go runtime wake up all
+// the time to look whether there is something to do, and the scheduler prefers them, who
+// have hardly run, to threads that are waiting for a processor to be stopped.
+func (o *others) stepBack() {
+	if o.ordinary.policy == unix.SCHED_IDLE {
+		return // so have they
 	}
-	var changed []thread
-	tids, _ := os.ReadDir("/proc/self/task") // if there is no /proc, they stay as they are
+	o.was = make(map[int]scheduler)
+	o.each(func(tid int, has scheduler) {
+		if has.policy == unix.SCHED_IDLE {
+			has = o.ordinary // left over, see comeForth
+		}
+		if setScheduler(tid, scheduler{policy: unix.SCHED_IDLE}) == 0 {
+			o.was[tid] = has
+		}
+	})
+}
+
+// comeForth lets them run as before, and also those that one of them has begun meanwhile,
+// which inherited the policy: one of them alone would keep this program from ending for as
+// long as other programs take all processors. One that is just being begun cannot be seen
+// yet; so this is called again later.
+func (o *others) comeForth() {
+	if o.was == nil {
+		return
+	}
+	o.each(func(tid int, has scheduler) {
+		if has.policy != unix.SCHED_IDLE {
+			return
+		}
+		was, known := o.was[tid]
+		if !known {
+			was = o.ordinary
+		}
+		_ = setScheduler(tid, was)
+	})
+}
+
+// each calls f with every thread and what it has. Without /proc, there is none.
+func (o *others) each(f func(tid int, has scheduler)) {
+	tids, _ := os.ReadDir("/proc/self/task")
 	for _, entry := range tids {
 		tid, err := strconv.Atoi(entry.Name())
 		if err != nil || tid == unix.Gettid() {
 			continue
 		}
-		was, errno := getScheduler(tid)
-		if errno == 0 && setScheduler(tid, scheduler{policy: unix.SCHED_IDLE}) == 0 {
-			changed = append(changed, thread{tid, was})
-		}
-	}
-	return func() {
-		for _, th := range changed {
-			_ = setScheduler(th.tid, th.was)
+		if has, errno := getScheduler(tid); errno == 0 {
+			f(tid, has)
 		}
 	}
 }

@@ -5,9 +5,30 @@ import (
 	"runtime"
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// ownSchedulers gives what each thread of this program has.
+func ownSchedulers(t *testing.T) map[int]scheduler {
+	t.Helper()
+	tids, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := map[int]scheduler{}
+	for _, entry := range tids {
+		tid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, errno := getScheduler(tid); errno == 0 {
+			list[tid] = s
+		}
+	}
+	return list
+}
 
 // TestRaise: in a pause, the calling thread goes first and the other threads of this
 // program last, if that can be taken back; afterwards all is as before.
@@ -15,32 +36,14 @@ func TestRaise(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	self := unix.Gettid()
-	policies := func() map[int]scheduler {
-		t.Helper()
-		tids, err := os.ReadDir("/proc/self/task")
-		if err != nil {
-			t.Fatal(err)
-		}
-		list := map[int]scheduler{}
-		for _, entry := range tids {
-			tid, err := strconv.Atoi(entry.Name())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if s, errno := getScheduler(tid); errno == 0 {
-				list[tid] = s
-			}
-		}
-		return list
-	}
-	before := policies()
+	before := ownSchedulers(t)
 	if len(before) < 3 {
 		t.Fatalf("this program has only the threads %v", before)
 	}
-	undo := raise()
-	within := policies()
+	undo := new(Tracer).raise()
+	within := ownSchedulers(t)
 	undo()
-	after := policies()
+	after := ownSchedulers(t)
 
 	raised := within[self].policy&^unix.SCHED_RESET_ON_FORK == unix.SCHED_FIFO
 	if raised != (setScheduler(0, scheduler{policy: unix.SCHED_FIFO, priority: 1}) == 0) {
@@ -59,6 +62,46 @@ func TestRaise(t *testing.T) {
 		}
 		if now, ok := after[tid]; ok && now != was {
 			t.Errorf("thread %d has %+v afterwards, and had %+v before", tid, now, was)
+		}
+	}
+}
+
+// TestRaiseInherited: threads that are begun in a pause by those that have stepped back do
+// not stay where they are then.
+func TestRaiseInherited(t *testing.T) {
+	if !mayLeaveIdle() {
+		t.Skip("no right to leave SCHED_IDLE: nothing steps back")
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := ownSchedulers(t)
+	end := make(chan struct{})
+	defer close(end)
+	undo := new(Tracer).raise()
+	inherited := 0
+	for range 100 {
+		go func() { // which takes a thread for itself, and never gives it back
+			runtime.LockOSThread()
+			<-end
+		}()
+		time.Sleep(time.Millisecond)
+		inherited = 0
+		for tid, s := range ownSchedulers(t) {
+			if _, old := before[tid]; !old && s.policy == unix.SCHED_IDLE {
+				inherited++
+			}
+		}
+		if inherited >= 3 {
+			break
+		}
+	}
+	undo()
+	if inherited == 0 {
+		t.Fatal("no thread was begun in the pause")
+	}
+	for tid, s := range ownSchedulers(t) {
+		if s.policy == unix.SCHED_IDLE {
+			t.Errorf("thread %d is left with SCHED_IDLE; %d threads inherited it", tid, inherited)
 		}
 	}
 }

@@ -47,7 +47,7 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 		return nil, err
 	}
 	fd := int(tasks.Fd())
-	unraise := raise()
+	unraise := t.raise()
 	w.undo = func() {
 		unraise()
 		stopAlarm()
