@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -17,18 +18,21 @@ const priority = 50
 // else runs.
 func (t *Tracer) Hurry() (relax func()) {
 	keepProcessor()
-	relax, _ = goFirst()
-	return relax
+	return goFirst()
 }
 
-// goFirst gives the calling thread the priority of the pause; raised says whether it may
-// have it, and relax takes it away.
-func goFirst() (relax func(), raised bool) {
+// goFirst gives the calling thread the priority of the pause, if it may have it; relax takes
+// it away. The kernel makes of the timer slack what it was when the thread began.
+func goFirst() (relax func()) {
+	slack := timerSlack()
 	before, errno := getScheduler(0)
 	if errno != 0 || setScheduler(0, scheduler{policy: unix.SCHED_FIFO | unix.SCHED_RESET_ON_FORK, priority: priority}) != 0 {
-		return func() {}, false
+		return func() {}
 	}
-	return func() { _ = setScheduler(0, before) }, true
+	return func() {
+		_ = setScheduler(0, before)
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0)
+	}
 }
 
 // keepProcessor has the Go scheduler leave the calling goroutine alone for the next 10 ms. It
@@ -36,86 +40,79 @@ func goFirst() (relax func(), raised bool) {
 // two, and that must not be while something is stopped.
 func keepProcessor() { runtime.Gosched() }
 
-// raise puts the calling thread above ordinary ones, the other threads of this program
-// below them, and stops the garbage collector; the result undoes all that. Without the
-// right to a real-time priority the pause is longer on a busy machine, and nothing else
-// changes.
-func (t *Tracer) raise() (undo func()) {
+// raise puts the calling thread above ordinary ones, keeps the other threads of this
+// program asleep, and stops the garbage collector; the result undoes all that. Without the
+// right to do the first two (CAP_SYS_NICE) the pause is longer on a busy machine, and nothing
+// else changes.
+func raise() (undo func()) {
 	gc := debug.SetGCPercent(-1)
-	t.others.ordinary, _ = getScheduler(0)
-	relax, raised := goFirst()
-	if raised && mayLeaveIdle() {
-		t.others.stepBack()
-	}
+	shorten := lengthenNaps()
+	relax := goFirst()
 	return func() {
-		t.others.comeForth()
 		relax()
+		shorten()
 		debug.SetGCPercent(gc)
 	}
 }
 
-// others are the threads of this program but the calling one.
-type others struct {
-	ordinary scheduler         // what the calling thread has outside of a pause
-	was      map[int]scheduler // what each had before it stepped back
-}
-
-// stepBack lets them run only where nothing else does: those of the Go runtime wake up all
-// the time to look whether there is something to do, and the scheduler prefers them, who
-// have hardly run, to threads that are waiting for a processor to be stopped.
-func (o *others) stepBack() {
-	if o.ordinary.policy == unix.SCHED_IDLE {
-		return // so have they
-	}
-	o.was = make(map[int]scheduler)
-	o.each(func(tid int, has scheduler) {
-		if has.policy == unix.SCHED_IDLE {
-			has = o.ordinary // left over, see comeForth
+// lengthenNaps makes the short sleeps of the other threads of this program long. One thread
+// of the Go runtime looks every 20 µs whether there is something for it to do; in a pause
+// there is not, and each time it takes a processor from threads that are waiting for one to
+// be stopped, and the kernel has to change address spaces twice. The kernel lets a thread
+// sleep for longer if it may be late (timer slack, see prctl(2)).
+//
+// The result undoes it, also for threads that were begun meanwhile, which inherited it. One
+// that is just being begun cannot be seen yet, and may be late for ever.
+func lengthenNaps() (shorten func()) {
+	slack, before := timerSlack(), otherThreads()
+	setSlack(before, longSlack)
+	return func() {
+		now := otherThreads()
+		for _, tid := range before { // a list that is read while threads end may be too short
+			if !slices.Contains(now, tid) {
+				now = append(now, tid)
+			}
 		}
-		if setScheduler(tid, scheduler{policy: unix.SCHED_IDLE}) == 0 {
-			o.was[tid] = has
-		}
-	})
-}
-
-// comeForth lets them run as before, and also those that one of them has begun meanwhile,
-// which inherited the policy: one of them alone would keep this program from ending for as
-// long as other programs take all processors. One that is just being begun cannot be seen
-// yet; so this is called again later.
-func (o *others) comeForth() {
-	if o.was == nil {
-		return
-	}
-	o.each(func(tid int, has scheduler) {
-		if has.policy != unix.SCHED_IDLE {
-			return
-		}
-		was, known := o.was[tid]
-		if !known {
-			was = o.ordinary
-		}
-		_ = setScheduler(tid, was)
-	})
-}
-
-// each calls f with every thread and what it has. Without /proc, there is none.
-func (o *others) each(f func(tid int, has scheduler)) {
-	tids, _ := os.ReadDir("/proc/self/task")
-	for _, entry := range tids {
-		tid, err := strconv.Atoi(entry.Name())
-		if err != nil || tid == unix.Gettid() {
-			continue
-		}
-		if has, errno := getScheduler(tid); errno == 0 {
-			f(tid, has)
-		}
+		setSlack(now, slack)
 	}
 }
 
-// mayLeaveIdle reports whether the policy SCHED_IDLE can be left again, which is a right of
-// its own, see sched(7).
-func mayLeaveIdle() bool {
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	return unix.Capget(&head, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_NICE) != 0
+// How late threads may wake up, in nanoseconds: ordinarily, and in a pause. The latter is not
+// much, since who falls asleep in the pause sleeps on behind it.
+const (
+	usualSlack = 50_000
+	longSlack  = 5_000_000
+)
+
+// timerSlack gives how late the calling thread may wake up.
+func timerSlack() int {
+	if slack, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err == nil && slack > 0 {
+		return slack
+	}
+	return usualSlack // a real-time thread has none
+}
+
+// otherThreads gives the numbers of this program's threads but the calling one. Without
+// /proc, there are none.
+func otherThreads() (tids []string) {
+	self := strconv.Itoa(unix.Gettid())
+	entries, _ := os.ReadDir("/proc/self/task")
+	for _, entry := range entries {
+		if entry.Name() != self {
+			tids = append(tids, entry.Name())
+		}
+	}
+	return tids
+}
+
+// setSlack changes the timer slack of threads, as far as they are there and that is allowed
+// (proc_pid_timerslack_ns(5)).
+func setSlack(tids []string, ns int) {
+	value := strconv.AppendInt(nil, int64(ns), 10)
+	for _, tid := range tids {
+		if fd, err := unix.Open("/proc/"+tid+"/timerslack_ns", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+			_, _ = unix.Write(fd, value)
+			unix.Close(fd)
+		}
+	}
 }

@@ -30,8 +30,6 @@ type Tracer struct {
 
 	interruptAt time.Time // set by the alarm: waits give up when it is not zero
 	alarms      chan os.Signal
-
-	others others
 }
 
 // Run calls f with a Tracer for the process on one locked OS thread, and
@@ -51,7 +49,6 @@ func Run(p *procfs.Proc, f func(*Tracer) error) error {
 	if errno := quietStops(); errno != 0 {
 		return fmt.Errorf("keep stops quiet: %w", errno)
 	}
-	defer t.others.comeForth()
 	defer t.DetachAll()
 	return f(t)
 }

@@ -47,7 +47,7 @@ func (t *Tracer) StopAll(limit time.Duration) (*World, error) {
 		return nil, err
 	}
 	fd := int(tasks.Fd())
-	unraise := t.raise()
+	unraise := raise()
 	w.undo = func() {
 		unraise()
 		stopAlarm()
@@ -107,7 +107,7 @@ func (th *Thread) expect(since time.Time) {
 }
 
 // expected is longer than a thread takes to stop that is not waiting for a processor.
-const expected = 150 * time.Microsecond
+const expected = 30 * time.Microsecond
 
 // nobodyElse reports whether the process surely has no other threads than those that
 // are stopped: the links of its directory of threads are two more than its threads

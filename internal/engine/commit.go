@@ -144,16 +144,17 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	writes := runs(c.edits)
 
 	_ = live.Read() // in vain: the next time it is faster
+	g.rehearse()
 
 	limit := stopLimit
 	if c.maxPause > 0 {
 		limit = min(limit, c.maxPause)
 	}
 	world, err := tr.StopAll(limit)
-	if limit == c.maxPause && errors.Is(err, ptrace.ErrTimeout) {
-		return nil, false, t.tooLong(c.maxPause)
-	}
 	if err != nil {
+		if limit == c.maxPause && errors.Is(err, ptrace.ErrTimeout) {
+			err = t.tooLong(c.maxPause)
+		}
 		return nil, false, err
 	}
 	defer func() {

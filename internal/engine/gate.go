@@ -178,6 +178,21 @@ func (g *gate) judge(world *ptrace.World, suspects []suspect) (_ []suspect, unsu
 	return suspects, unsure, err
 }
 
+// rehearse judges a thread that does not exist, on the last page of the main stack, and
+// forgets what came out: code and memory that have been in use lately are near the
+// processor, and the first use of a page of them takes as long as judging several threads.
+func (g *gate) rehearse() {
+	end, ok := g.check.MainStack()
+	if !ok {
+		return
+	}
+	const page = 4096
+	nobody := &ptrace.Thread{TID: g.t.proc.PID(), Regs: ptrace.Regs{Rsp: end - page}}
+	before := g.strangers
+	_, _, _ = g.judge(&ptrace.World{Threads: []*ptrace.Thread{nobody}, Began: time.Now()}, make([]suspect, 0, 1))
+	g.strangers = before
+}
+
 // judgeOne looks at one of them. It gives nil if the thread is not in the way.
 func (g *gate) judgeOne(th *ptrace.Thread) (s *suspect, unsure bool, err error) {
 	r := &th.Regs
@@ -185,7 +200,7 @@ func (g *gate) judgeOne(th *ptrace.Thread) (s *suspect, unsure bool, err error) 
 		return g.judgeBig(th)
 	}
 	hits, err := g.check.Check(g.t.thread(th), g.hits[:0])
-	if errors.Is(err, quiesce.ErrUnknownStack) {
+	if err != nil && errors.Is(err, quiesce.ErrUnknownStack) { // code that is not run is not fetched
 		// Threads may begin so fast that every try meets a new one: then
 		// looking at the mappings within the pause is the lesser evil.
 		const enough = 3

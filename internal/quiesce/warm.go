@@ -30,12 +30,10 @@ func (c *Checker) Warm(p *procfs.Proc) {
 			_ = c.mem.ReadAt(c.buf[:min(uint64(len(c.buf)), warmed, r.end-sp)], sp)
 		}
 	}
-	// The code of the check, too, is near the processor after that.
-	if home, ok := c.home(Thread{Main: true}); ok {
-		top := Thread{TID: p.PID(), SP: home.end - pageSize, Main: true}
-		_ = c.Each(1, func(int) Thread { return top }, func(int) error {
-			_, err := c.Check(top, make([]Hit, 0, 1))
-			return err
-		})
-	}
+}
+
+// MainStack gives where the stack of the main thread ends, if there is one.
+func (c *Checker) MainStack() (end uint64, ok bool) {
+	home, ok := c.home(Thread{Main: true})
+	return home.end, ok
 }
