@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,8 +19,8 @@ type state struct {
 	slack string // how late it may wake up, in nanoseconds; empty: not ours to see
 }
 
-// ownThreads gives the state of each thread of this program.
-func ownThreads(t *testing.T) map[int]state {
+// ownStates gives the state of each thread of this program.
+func ownStates(t *testing.T) map[int]state {
 	t.Helper()
 	tids, err := os.ReadDir("/proc/self/task")
 	if err != nil {
@@ -49,20 +50,21 @@ func mayDelay() bool {
 	return unix.Capget(&head, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_NICE) != 0
 }
 
-// TestRaise: in a pause, the calling thread goes first and the other threads of this
-// program may wake up late, as far as that is allowed; afterwards all is as before.
+// TestRaise: in a pause, the calling thread goes first and the watching thread of the runtime
+// may wake up late, as far as that is allowed; afterwards all is as before.
 func TestRaise(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	self := unix.Gettid()
-	before := ownThreads(t)
+	before := ownStates(t)
 	if len(before) < 3 {
 		t.Fatalf("this program has only the threads %v", before)
 	}
+	watcher := ownThreads()[1]
 	undo := raise()
-	within := ownThreads(t)
+	within := ownStates(t)
 	undo()
-	after := ownThreads(t)
+	after := ownStates(t)
 
 	raised := within[self].policy&^unix.SCHED_RESET_ON_FORK == unix.SCHED_FIFO
 	if raised != (setScheduler(0, scheduler{policy: unix.SCHED_FIFO, priority: 1}) == 0) {
@@ -73,7 +75,7 @@ func TestRaise(t *testing.T) {
 	}
 	for tid, was := range before {
 		want := was
-		if mayDelay() {
+		if mayDelay() && strconv.Itoa(tid) == watcher {
 			want.slack = strconv.Itoa(longSlack)
 		}
 		if now, ok := within[tid]; ok && tid != self && now != want {
@@ -85,42 +87,62 @@ func TestRaise(t *testing.T) {
 	}
 }
 
-// TestRaiseInherited: threads that are begun in a pause are as others afterwards.
-func TestRaiseInherited(t *testing.T) {
-	if !mayDelay() {
-		t.Skip("no CAP_SYS_NICE: nothing is inherited")
+// TestWatcher: the thread that is told to be late is one that sleeps for short times.
+func TestWatcher(t *testing.T) {
+	watcher := ownThreads()[1]
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		call, err := os.ReadFile("/proc/self/task/" + watcher + "/syscall")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if nr, _, _ := strings.Cut(string(call), " "); nr == strconv.Itoa(unix.SYS_NANOSLEEP) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("thread %s is never seen in nanosleep, but in %s", watcher, call)
+		}
 	}
+}
+
+// TestRaiseInherited: a thread that was begun in a pause, by the watching thread, is as others
+// afterwards.
+func TestRaiseInherited(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	before := ownThreads(t)
-	end := make(chan struct{})
-	defer close(end)
 	undo := raise()
-	inherited := 0
-	for range 100 {
-		go func() { // which takes a thread for itself, and never gives it back
-			runtime.LockOSThread()
-			<-end
-		}()
-		time.Sleep(time.Millisecond)
-		inherited = 0
-		for tid, s := range ownThreads(t) {
-			if _, old := before[tid]; !old && s.slack == strconv.Itoa(longSlack) {
-				inherited++
+	begun, end, ended := make(chan int), make(chan struct{}), make(chan struct{})
+	before := ownThreads()
+	for range 20 { // until one of them has a thread of its own that is new
+		go func() {
+			runtime.LockOSThread() // and never unlocks it: the thread ends
+			if err := unix.Prctl(unix.PR_SET_TIMERSLACK, longSlack, 0, 0, 0); err != nil {
+				t.Error(err)
 			}
-		}
-		if inherited >= 3 {
-			break
-		}
+			begun <- unix.Gettid()
+			<-end
+			ended <- struct{}{}
+		}()
+	}
+	var tids []int
+	for range 20 {
+		tids = append(tids, <-begun)
 	}
 	undo()
-	if inherited == 0 {
-		t.Fatal("no thread was begun in the pause")
-	}
-	want := before[unix.Gettid()]
-	for tid, s := range ownThreads(t) {
-		if s != want {
-			t.Errorf("thread %d is left with %+v, want %+v; %d threads inherited", tid, s, want, inherited)
+	fresh := 0
+	for _, tid := range tids {
+		if slices.Contains(before, strconv.Itoa(tid)) {
+			continue
 		}
+		fresh++
+		if s := ownStates(t)[tid]; mayDelay() && s.slack != strconv.Itoa(usualSlack) {
+			t.Errorf("thread %d is left with %+v", tid, s)
+		}
+	}
+	if fresh == 0 {
+		t.Error("no thread was begun in the pause")
+	}
+	close(end)
+	for range 20 {
+		<-ended
 	}
 }
