@@ -106,7 +106,8 @@ func (th *Thread) expect(since time.Time) {
 	}
 }
 
-// expected is longer than a thread takes to stop that is not waiting for a processor.
+// expected is longer than a thread takes to stop that is running. One that has been woken
+// may take longer, or be waiting for this very processor.
 const expected = 30 * time.Microsecond
 
 // nobodyElse reports whether the process surely has no other threads than those that
