@@ -17,25 +17,66 @@ type gnuHash struct {
 	symbols                      uint64 // DT_SYMTAB
 }
 
-// gnuHash reads the head of the table. ok is false if the file has none that can be
-// used.
-func (im *Image) gnuHash() (g gnuHash, ok bool) {
+// hashHead reads the head of the table. ok is false if the file has none.
+func (im *Image) hashHead() (g gnuHash, ok bool, err error) {
 	at, ok := im.dynAddr(elf.DT_GNU_HASH)
-	symbols, have := im.dynAddr(elf.DT_SYMTAB)
-	if ent, given := im.DynTag(elf.DT_SYMENT); !ok || !have || given && ent != symSize {
-		return g, false
+	if !ok {
+		return g, false, nil
 	}
 	b, err := im.few(at, 16)
 	if err != nil {
-		return g, false
+		return g, false, err
 	}
 	le := binary.LittleEndian
 	g = gnuHash{buckets: le.Uint32(b), first: le.Uint32(b[4:]), words: le.Uint32(b[8:]), shift: le.Uint32(b[12:])}
 	g.filter = at + 16
 	g.bucket = g.filter + 8*uint64(g.words)
 	g.chain = g.bucket + 4*uint64(g.buckets)
+	return g, true, nil
+}
+
+// gnuHash gives the table for looking up names. ok is false if the file has none that can be
+// used for that.
+func (im *Image) gnuHash() (g gnuHash, ok bool) {
+	g, ok, err := im.hashHead()
+	symbols, have := im.dynAddr(elf.DT_SYMTAB)
+	if ent, given := im.DynTag(elf.DT_SYMENT); !ok || err != nil || !have || given && ent != symSize {
+		return g, false
+	}
 	g.symbols = symbols
 	return g, g.buckets > 0 && g.words > 0 && g.words&(g.words-1) == 0 && g.shift < 32
+}
+
+// gnuHashCount gives one more than the highest symbol index that the table names; 0 if there
+// is no table.
+func (im *Image) gnuHashCount() (uint32, error) {
+	g, ok, err := im.hashHead()
+	if !ok || err != nil {
+		return 0, err
+	}
+	le := binary.LittleEndian
+	b, err := im.bytesAt(g.bucket, uint64(g.buckets)*4, maxSmall)
+	if err != nil {
+		return 0, err
+	}
+	last := uint32(0)
+	for ; len(b) > 0; b = b[4:] {
+		last = max(last, le.Uint32(b))
+	}
+	if last < g.first {
+		return g.first, nil
+	}
+	// Each chain ends with a word whose lowest bit is set.
+	for ; last < maxTable/symSize; last++ {
+		w, err := im.few(g.chain+uint64(last-g.first)*4, 4)
+		if err != nil {
+			break
+		}
+		if w[0]&1 != 0 {
+			return last + 1, nil
+		}
+	}
+	return 0, im.damaged("its symbol hash table at %#x does not end", g.filter-16)
 }
 
 // hashOf is the hash function of DT_GNU_HASH: Bernstein's.

@@ -176,45 +176,6 @@ func (im *Image) dynsymCount(addr uint64) (uint32, error) {
 	return n, err
 }
 
-// gnuHashCount gives one more than the highest symbol index that DT_GNU_HASH
-// names.
-func (im *Image) gnuHashCount() (uint32, error) {
-	addr, ok := im.dynAddr(elf.DT_GNU_HASH)
-	if !ok {
-		return 0, nil
-	}
-	var h [16]byte
-	if err := im.ReadVaddr(h[:], addr); err != nil {
-		return 0, im.damaged("its symbol hash table at %#x is not in a segment", addr)
-	}
-	le := binary.LittleEndian
-	nbuckets, symoffset, bloom := le.Uint32(h[:]), le.Uint32(h[4:]), le.Uint32(h[8:])
-	buckets := addr + 16 + uint64(bloom)*8
-	b, err := im.bytesAt(buckets, uint64(nbuckets)*4, maxSmall)
-	if err != nil {
-		return 0, err
-	}
-	last := uint32(0)
-	for ; len(b) > 0; b = b[4:] {
-		last = max(last, le.Uint32(b))
-	}
-	if last < symoffset {
-		return symoffset, nil
-	}
-	// Each chain ends with a word whose lowest bit is set.
-	chain := buckets + uint64(nbuckets)*4
-	for ; last < maxTable/symSize; last++ {
-		var w [4]byte
-		if err := im.ReadVaddr(w[:], chain+uint64(last-symoffset)*4); err != nil {
-			return 0, im.damaged("its symbol hash table at %#x does not end", addr)
-		}
-		if w[0]&1 != 0 {
-			return last + 1, nil
-		}
-	}
-	return 0, im.damaged("its symbol hash table at %#x does not end", addr)
-}
-
 // Symbols visits every entry of Symtab or Dynsym in the order of the file,
 // except the empty entry 0, until visit returns false. It allocates nothing per
 // symbol: the Sym is the same one in every call. A file that does not have the
