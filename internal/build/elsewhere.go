@@ -2,7 +2,6 @@ package build
 
 import (
 	"cmp"
-	"errors"
 	"path/filepath"
 	"slices"
 
@@ -26,7 +25,7 @@ func (b base) Elsewhere(y *objfile.Symbol) (patchlink.Elsewhere, error) {
 		e.Wanted = o.wants(b.number, y.Name)
 		return e, nil
 	case patchlink.Lost:
-		e.Why = reason(err)
+		e.Why = fault.WhyOf(err)
 		t, ok, err := b.Placement.Named(y)
 		if !ok || err != nil {
 			return e, nil
@@ -35,15 +34,6 @@ func (b base) Elsewhere(y *objfile.Symbol) (patchlink.Elsewhere, error) {
 	}
 	e.Old = o.definition(b.number, y.Name, e.Target)
 	return e, nil
-}
-
-// reason gives why something is not known.
-func reason(err error) string {
-	var e *fault.Error
-	if errors.As(err, &e) {
-		return e.Why
-	}
-	return err.Error()
 }
 
 // definition gives the symbol of the object from which a base has what is at a place.

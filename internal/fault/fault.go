@@ -74,6 +74,15 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Code != "" && t.Code == e.Code
 }
 
+// WhyOf gives the reason of the first *Error in err's tree, or what err says if there is none.
+func WhyOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Why
+	}
+	return err.Error()
+}
+
 // CodeOf gives the code of the first *Error in err's tree, or "".
 func CodeOf(err error) string {
 	var e *Error

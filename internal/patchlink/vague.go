@@ -64,10 +64,7 @@ func (u *unit) program(y *objfile.Symbol) (*vague, error) {
 	}
 	v := &vague{presence: presence}
 	if err != nil {
-		v.why = err.Error()
-		if e, ok := err.(*fault.Error); ok {
-			v.why = e.Why
-		}
+		v.why = fault.WhyOf(err)
 	}
 	if presence == Present {
 		if v.target, err = u.l.target(t); err != nil {
