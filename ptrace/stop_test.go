@@ -292,6 +292,49 @@ func TestTend(t *testing.T) {
 	p.Healthy(t)
 }
 
+// TestAwait: a thread that stops late is kept until the next pause, and all others run until
+// then.
+func TestAwait(t *testing.T) {
+	t.Parallel()
+	p, proc := victim(t)
+	tid := begin(t, p, "vforks")
+	await(t, "the thread waits for its child", func() bool { state, _ := stateOf(t, proc, tid); return state == 'D' })
+	never := func() bool { return false }
+	traced(t, proc, func(tr *Tracer) {
+		if w, err := tr.StopAll(30 * time.Millisecond); w != nil || !errors.Is(err, ErrTimeout) {
+			t.Fatalf("it gives %v, %v; want ErrTimeout", w, err)
+		}
+		if tr.Await(20*time.Millisecond, never) {
+			t.Fatal("a thread that waits for its child is said to have stopped")
+		}
+		asked := 0
+		if tr.Await(limit, func() bool { asked++; return asked == 3 }) || asked != 3 {
+			t.Fatalf("it does not give up; asked %d times", asked)
+		}
+		before := ask(t, p, "ticks")
+		await(t, "it ticks", func() bool { return ask(t, p, "ticks") > before })
+		ask(t, p, "release")
+		if !tr.Await(limit, never) {
+			t.Fatal("the thread has not stopped, and its child has ended")
+		}
+		if state, tracer := stateOf(t, proc, tid); state != 't' || tracer == 0 {
+			t.Fatalf("the thread is in state %c, traced by %d", state, tracer)
+		}
+		before = ask(t, p, "ticks")
+		await(t, "it ticks", func() bool { return ask(t, p, "ticks") > before })
+		w, err := tr.StopAll(limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(w.Threads, func(th *Thread) bool { return th.TID == tid }) {
+			t.Errorf("thread %d is not among those stopped", tid)
+		}
+		w.Resume()
+	})
+	p.Line("^returned$", limit)
+	p.Healthy(t)
+}
+
 // TestRegisters: what is set reaches the thread, and stays there.
 func TestRegisters(t *testing.T) {
 	t.Parallel()

@@ -452,6 +452,28 @@ func (t *Tracer) Tend() {
 	}
 }
 
+// Await waits until the threads that did not stop in time when they were asked to have
+// stopped, for limit at the most, and keeps them stopped for the next StopAll: all others run
+// meanwhile, where they would be stopped for as long otherwise. It gives false, and lets all
+// go that it can, if it gives up because of limit or stop, which is asked now and then.
+func (t *Tracer) Await(limit time.Duration, stop func() bool) bool {
+	defer t.Hurry()() // who is late has waited for a processor, and the rest is not to wait as long
+	for end := time.Now().Add(limit); ; time.Sleep(500 * time.Microsecond) {
+		late := false
+		for _, th := range t.threads {
+			th.poll()
+			late = late || th.asked && !th.gone
+		}
+		switch {
+		case !late:
+			return true
+		case time.Now().After(end) || stop():
+			t.DetachAll()
+			return false
+		}
+	}
+}
+
 // XState reads the thread's x87 and vector registers, in the form in which the
 // processor saves them, into b, which should have 16 KiB, and gives what was
 // read. Precondition: stopped.

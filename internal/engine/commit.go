@@ -37,9 +37,21 @@ type pauseStats struct {
 	Threads int
 }
 
-// stopLimit is how long the threads may take to stop: one in uninterruptible
-// sleep does not stop, and must not keep the others.
-const stopLimit = 250 * time.Millisecond
+// stopLimit is how long the threads may take to stop at the most: one in uninterruptible
+// sleep does not stop, and must not keep the others; nor must one that waits for a processor
+// which others take, who is awaited by itself then, for latePatience.
+const (
+	stopLimit    = 250 * time.Millisecond
+	latePatience = time.Second
+)
+
+// stopLimitFor is stopLimit for one of several tries on so many threads. It is short as long
+// as late threads may be met one after the other.
+func stopLimitFor(threads, try int) time.Duration {
+	const early = 4
+	first := 25*time.Millisecond + time.Duration(threads)*100*time.Microsecond
+	return min(stopLimit, first<<min(max(try-early, 0), early))
+}
 
 // commit writes the edits at an instant when nobody is in the way. It tries
 // until ctx is done; between tries everything runs. Faults: "threads-busy"
@@ -52,9 +64,14 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 		return stats, err
 	}
 	defer g.close()
-	met := false // a thread is kept stopped outside
+	kept := false // some thread is kept stopped for the next try
+	defer func() {
+		if kept {
+			tr.DetachAll()
+		}
+	}()
 	for pause := time.Millisecond; ; pause = min(pause*2, 100*time.Millisecond) {
-		if !met {
+		if !kept {
 			other, err := t.proc.Sharer()
 			if err != nil {
 				return stats, err
@@ -71,13 +88,19 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 		}
 		stats.Tries++
 		suspects, unsure, err := t.try(tr, g, &stats)
-		met = false
+		kept = false
 		if err == nil && len(suspects) == 0 {
 			return stats, nil
 		}
 		if again := errors.Is(err, ptrace.ErrTimeout) || errors.Is(err, quiesce.ErrUnknownStack); err != nil {
 			if !again {
 				return stats, err
+			}
+			over := func() bool { return ctx.Err() != nil }
+			if errors.Is(err, ptrace.ErrTimeout) && !over() {
+				if kept = tr.Await(latePatience, over); kept {
+					continue
+				}
 			}
 			if !napAndTend(ctx, tr, pause) {
 				return stats, t.notNow(err, stats.Tries)
@@ -93,7 +116,7 @@ func (t *target) commit(ctx context.Context, tr *ptrace.Tracer, c change) (pause
 			continue
 		}
 		blockers := g.describe(suspects)
-		if met = g.escort(ctx, tr, suspects); met {
+		if kept = g.escort(ctx, tr, suspects); kept {
 			continue
 		}
 		if !g.settled(ctx, tr, suspects, pause) {
@@ -146,7 +169,7 @@ func (t *target) try(tr *ptrace.Tracer, g *gate, stats *pauseStats) (suspects []
 	_ = live.Read() // in vain: the next time it is faster
 	g.rehearse()
 
-	limit := stopLimit
+	limit := stopLimitFor(g.threads, stats.Tries)
 	if c.maxPause > 0 {
 		limit = min(limit, c.maxPause)
 	}
@@ -249,7 +272,7 @@ func runs(edits []ledger.Edit) []run {
 func (t *target) notNow(err error, tries int) error {
 	return &fault.Error{Kind: fault.Busy, Code: "not-stopped", What: fmt.Sprintf("cannot change process %d now", t.proc.PID()),
 		Why: fmt.Sprintf("its threads could not all be stopped and looked at; tried %d times", tries), Err: err,
-		Hint: "try again; a thread may be waiting in the kernel (state D) for a disk or a vfork child, or begin and end too fast"}
+		Hint: "try again; a thread may be waiting in the kernel (state D) for a disk or a vfork child, or for a processor that others take, or begin and end too fast"}
 }
 
 // shared is the refusal for a process whose memory another one runs in: that one

@@ -21,6 +21,7 @@ type gate struct {
 	memory bool // also look through memory for stacks that are nobody's current one
 	stacks limited
 
+	threads   int // of the target, when the pause was prepared
 	check     *quiesce.Checker
 	hits      []quiesce.Hit
 	strangers int              // tries that met a stack which was not in the mappings
@@ -100,6 +101,7 @@ func (g *gate) ready() error {
 		return err
 	}
 	slices.Sort(tids)
+	g.threads = len(tids)
 	maps, err := g.t.proc.Maps()
 	if err != nil {
 		return err

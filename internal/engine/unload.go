@@ -163,6 +163,12 @@ func (s *search) run(tr *ptrace.Tracer) (found string, err error) {
 	}
 	defer p.close()
 	world, err := tr.StopAll(stopLimit)
+	if errors.Is(err, ptrace.ErrTimeout) && tr.Await(latePatience, func() bool { return false }) {
+		world, err = tr.StopAll(stopLimit)
+	}
+	if errors.Is(err, ptrace.ErrTimeout) {
+		return err.Error(), nil
+	}
 	if err != nil {
 		return "", err
 	}
