@@ -308,11 +308,12 @@ func (l *Loader) bootstrap(t *ptrace.Tracer) error {
 				What: "cannot prepare the process", Why: "its address space has no free megabyte",
 			}
 		}
-		if in.inner, err = l.redirectToBoot(t, base); err != nil {
+		var tid int
+		if tid, in.inner, err = l.redirectToBoot(t, base); err != nil {
 			return err
 		}
 		l.mustLeave = append(l.mustLeave, in)
-		if found, err := l.awaitRegion(base); found || err != nil {
+		if found, err := l.awaitRegion(base, tid); found || err != nil {
 			return err
 		}
 		if time.Now().After(deadline) {
@@ -327,13 +328,13 @@ func (l *Loader) bootstrap(t *ptrace.Tracer) error {
 }
 
 // redirectToBoot writes the bootstrap and sends a thread there, to map the region
-// at base. It gives the thread's id in its own PID namespace.
-func (l *Loader) redirectToBoot(t *ptrace.Tracer, base uint64) (inner int, err error) {
+// at base. It gives the thread's id, and that in its own PID namespace.
+func (l *Loader) redirectToBoot(t *ptrace.Tracer, base uint64) (tid, inner int, err error) {
 	err = l.borrow(t, func(th *ptrace.Thread, id int) error {
 		if err := l.awaitLeft(t, th); err != nil {
 			return err
 		}
-		inner = id
+		tid, inner = th.TID, id
 		r := th.Regs
 		stub := bytes.Clone(bootCode)
 		for i, v := range []uint64{r.Rbx, r.Rcx, r.R11, r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9, r.Rip, r.Rip - 2} {
@@ -347,21 +348,22 @@ func (l *Loader) redirectToBoot(t *ptrace.Tracer, base uint64) (inner int, err e
 		th.SetRegs(r)
 		return nil
 	})
-	return inner, err
+	return tid, inner, err
 }
 
-// awaitRegion waits until the region is mapped at base, all of it. The thread
+// awaitRegion waits until the region is mapped at base, all of it. The thread tid
 // that does it is on its way by itself, and nothing else is known of it. false
-// means that it has not been done, because something else is there or for a
-// reason of the kernel's.
-func (l *Loader) awaitRegion(base uint64) (bool, error) {
+// means that it has not been done, because something else is there, the thread has
+// been cancelled on its way, or for a reason of the kernel's.
+func (l *Loader) awaitRegion(base uint64, tid int) (bool, error) {
 	deadline := time.Now().Add(l.patience)
 	for pause := 20 * time.Microsecond; ; pause = min(pause+pause/2, time.Millisecond) {
+		_, gone := l.proc.Status(tid) // before the mappings are read: it does nothing after that
 		maps, err := l.proc.Maps()
 		if err != nil {
 			return false, err
 		}
-		taken := false
+		taken := gone != nil
 		for i, m := range maps {
 			if i+1 < len(maps) {
 				if r, ok := isRegion(m, maps[i+1]); ok && r.Base == base {
