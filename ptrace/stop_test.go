@@ -279,17 +279,23 @@ func TestTend(t *testing.T) {
 	traced(t, proc, func(tr *Tracer) {
 		again(tr)
 		ask(t, p, "release")
-		w, err := tr.StopAll(limit)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.ContainsFunc(w.Threads, func(th *Thread) bool { return th.TID == tid }) {
-			t.Errorf("thread %d is not among those stopped", tid)
-		}
-		w.Resume()
+		stopsWith(t, tr, tid)
 	})
 	p.Line("^returned$", limit)
 	p.Healthy(t)
+}
+
+// stopsWith stops all threads, a given one among them, and lets them go.
+func stopsWith(t *testing.T, tr *Tracer, tid int) {
+	t.Helper()
+	w, err := tr.StopAll(limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(w.Threads, func(th *Thread) bool { return th.TID == tid }) {
+		t.Errorf("thread %d is not among those stopped", tid)
+	}
+	w.Resume()
 }
 
 // TestAwait: a thread that stops late is kept until the next pause, and all others run until
@@ -322,14 +328,7 @@ func TestAwait(t *testing.T) {
 		}
 		before = ask(t, p, "ticks")
 		await(t, "it ticks", func() bool { return ask(t, p, "ticks") > before })
-		w, err := tr.StopAll(limit)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.ContainsFunc(w.Threads, func(th *Thread) bool { return th.TID == tid }) {
-			t.Errorf("thread %d is not among those stopped", tid)
-		}
-		w.Resume()
+		stopsWith(t, tr, tid)
 	})
 	p.Line("^returned$", limit)
 	p.Healthy(t)
