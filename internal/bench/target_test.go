@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -209,27 +208,14 @@ func runHotpatch(b testing.TB, realtime bool, threads int, args ...string) ran {
 	if threads == 0 {
 		return r
 	}
-	type paused struct {
-		Pause   float64 `json:"pause_us"`
-		Threads int     `json:"threads"`
-	}
-	var answer struct {
-		Result struct {
-			paused
-			Patches []paused `json:"patches"`
-		} `json:"result"`
-	}
-	if err := json.Unmarshal([]byte(out), &answer); err != nil {
+	p, err := testtarget.PauseOf(out)
+	if err != nil {
 		b.Fatalf("hotpatch %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	p := answer.Result.paused
-	if len(answer.Result.Patches) == 1 {
-		p = answer.Result.Patches[0]
-	}
-	if p.Pause <= 0 || p.Threads < threads {
+	if p.Microseconds <= 0 || p.Threads < threads {
 		b.Fatalf("hotpatch %s: it stopped %d threads, and not %d\n%s", strings.Join(args, " "), p.Threads, threads, out)
 	}
-	r.pause = time.Duration(p.Pause * float64(time.Microsecond))
+	r.pause = time.Duration(p.Microseconds * float64(time.Microsecond))
 	return r
 }
 

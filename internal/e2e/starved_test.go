@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"runtime"
 	"slices"
 	"strconv"
@@ -76,23 +75,11 @@ func TestStarvedThreads(t *testing.T) {
 		began := time.Now()
 		r := testtarget.Run(t, append(args, "--json", "--timeout", "1m", "--pid", strconv.Itoa(p.PID()))...)
 		commands = append(commands, float64(time.Since(began).Microseconds()))
-		type paused struct {
-			Pause float64 `json:"pause_us"`
-		}
-		var answer struct {
-			Result struct {
-				paused
-				Patches []paused `json:"patches"`
-			} `json:"result"`
-		}
-		if err := json.Unmarshal([]byte(r.Stdout), &answer); err != nil || r.Exit != 0 {
+		pause, err := testtarget.PauseOf(r.Stdout)
+		if err != nil || r.Exit != 0 {
 			t.Fatal(err, r)
 		}
-		pause := answer.Result.Pause
-		if len(answer.Result.Patches) == 1 {
-			pause = answer.Result.Patches[0].Pause
-		}
-		pauses = append(pauses, pause)
+		pauses = append(pauses, pause.Microseconds)
 	}
 	for range 4 {
 		change("apply", patch)
