@@ -494,7 +494,7 @@ func TestBusyWaiting(t *testing.T) {
 func TestHammer(t *testing.T) {
 	lengthy(t)
 	t.Parallel()
-	const rounds = 50 // for each of both
+	const rounds = 30 // for each of both
 	for _, far := range []bool{false, true} {
 		t.Run(fmt.Sprintf("far=%v", far), func(t *testing.T) {
 			t.Parallel()

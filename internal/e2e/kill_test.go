@@ -53,7 +53,7 @@ func TestTwoAtOnce(t *testing.T) {
 // nobody, and the next command settles what was begun.
 func TestKilledHotpatch(t *testing.T) {
 	t.Parallel()
-	trials := 60
+	trials := 36
 	if testing.Short() {
 		trials = 6
 	}

@@ -479,7 +479,7 @@ func TestReapplyUsesTheMappedLibrary(t *testing.T) {
 func TestManyRounds(t *testing.T) {
 	lengthy(t)
 	t.Parallel()
-	const rounds = 150
+	const rounds = 60
 	c := seedCase{"g++", "-O2", true, false, 4}
 	p := testtarget.Start(t, c.program(t), testtarget.Args("-q", "4", "1"))
 	original := testtarget.TextSnapshot(t, p.PID())

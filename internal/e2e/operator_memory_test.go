@@ -298,7 +298,7 @@ int main(void) {
 	}
 }
 `}})
-	const forks = 30
+	const forks = 12
 	one, nine := plainPatch(t, 1, 1000), plainPatch(t, 9, 9000)
 	p := testtarget.Start(t, program)
 	pid := strconv.Itoa(p.PID())

@@ -347,7 +347,7 @@ func TestTorture(t *testing.T) {
 		t.Run(strings.Join(modes, "+"), func(t *testing.T) {
 			t.Parallel()
 			p, patch := torture(t, modes...)
-			underPatches(t, p, patch, 12)
+			underPatches(t, p, patch, 8)
 		})
 	}
 }
@@ -366,7 +366,7 @@ func TestTortureIsPatched(t *testing.T) {
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	p, patch := torture(t, "signals", "threads")
-	underPatches(t, p, patch, 50)
+	underPatches(t, p, patch, 30)
 	settled := regexp.MustCompile(`^settled sent ([1-9]\d*) received (\d+) wrong 0$`)
 	if m := settled.FindStringSubmatch(p.Ask("settle", "^settled")); m == nil || m[1] != m[2] {
 		t.Errorf("signals: %q", m)

@@ -113,7 +113,7 @@ func soakSystemCalls(t *testing.T, b budget) (f figures) {
 			for _, made := range []bool{false, true} {
 				step := 1
 				if b.least < 1000 {
-					step = 60 // the short soak: some of them
+					step = 180 // the short soak: some of them
 				}
 				for n := 1 + rand.IntN(step); ; n += step {
 					s := targets[(n+rounds+v)%len(targets)]

@@ -82,7 +82,7 @@ func TestAgainstGDBPrograms(t *testing.T) {
 				t.Skip("one program is enough with -short")
 			}
 			testtarget.Need(t, c.tool)
-			rounds := 4
+			rounds := 2
 			switch {
 			case os.Getenv("HOTPATCH_TEST_LONG") == "1":
 				rounds = 30

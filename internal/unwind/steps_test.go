@@ -70,7 +70,7 @@ func TestSteps(t *testing.T) {
 			case testing.Short():
 				limit = 15000
 			case i > 2 && os.Getenv("HOTPATCH_TEST_ALL") != "1":
-				limit = 40000
+				limit = 25000
 			}
 			if err := (&stepper{target: x}).run(t, func() { p.Send("") }, limit); err != nil {
 				t.Fatal(err)
