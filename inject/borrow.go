@@ -363,7 +363,7 @@ func (l *Loader) awaitRegion(base uint64, tid int) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		taken := gone != nil
+		taken := false
 		for i, m := range maps {
 			if i+1 < len(maps) {
 				if r, ok := isRegion(m, maps[i+1]); ok && r.Base == base {
@@ -375,7 +375,7 @@ func (l *Loader) awaitRegion(base uint64, tid int) (bool, error) {
 			ours := m.Inode == 0 && m.Perm&(procfs.Read|procfs.Write|procfs.Exec) == procfs.Read|procfs.Exec
 			taken = taken || m.Start < base+regionSize && m.End > base && !ours
 		}
-		if taken || time.Now().After(deadline) {
+		if taken || gone != nil || time.Now().After(deadline) {
 			return false, nil
 		}
 		time.Sleep(pause)

@@ -112,7 +112,7 @@ func soakSystemCalls(t *testing.T, b budget) (f figures) {
 		for v, verb := range verbs {
 			for _, made := range []bool{false, true} {
 				step := 1
-				if b.least < 1000 {
+				if !b.long {
 					step = 180 // the short soak: some of them
 				}
 				for n := 1 + rand.IntN(step); ; n += step {
@@ -142,7 +142,7 @@ func soakSystemCalls(t *testing.T, b budget) (f figures) {
 	}
 	f.note = fmt.Sprintf("%d rounds over all positions, before and after each call: apply %d, revert %d, revert --unload %d; targets of 1, 4 and 16 threads",
 		rounds, most[fmt.Sprint(verbs[0])], most[fmt.Sprint(verbs[1])], most[fmt.Sprint(verbs[2])])
-	if b.least < 1000 {
+	if !b.long {
 		f.note = "some positions only"
 	}
 	return f

@@ -77,7 +77,7 @@ func soakServer(t *testing.T, b budget, start func(*testing.T) (*served, []int),
 	}
 	revert(t, last, s.name)
 	turns := 10
-	if b.least < 1000 {
+	if !b.long {
 		turns = 4 // the short soak: TestRedis and its like do the rest
 	}
 	window := 500 * time.Millisecond

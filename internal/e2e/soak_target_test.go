@@ -110,7 +110,7 @@ func soakRegisters(t *testing.T, b budget) figures {
 	if err := exec.Command(path).Run(); exitStatus(err) == 3 {
 		tiles = false
 	} else {
-		part = budget{time.Now().Add(time.Until(b.until) / 2), (b.least + 1) / 2}
+		part = budget{time.Now().Add(time.Until(b.until) / 2), (b.least + 1) / 2, b.long}
 	}
 	f := soakTorture(t, part, "spin", "errno", "dispositions")
 	f.note = "rounds of all registers, flags, red zone, errno, dispositions and masks"

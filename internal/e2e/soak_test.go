@@ -47,6 +47,7 @@ func (f *figures) does(t *testing.T, args ...string) {
 type budget struct {
 	until time.Time
 	least int
+	long  bool // a soak that was asked for
 }
 
 // more reports whether a class that has done n trials goes on.
@@ -103,7 +104,7 @@ func TestSoak(t *testing.T) {
 			if !long {
 				t.Parallel()
 			}
-			b := budget{time.Now().Add(duration * time.Duration(c.part) / 100), c.short}
+			b := budget{time.Now().Add(duration * time.Duration(c.part) / 100), c.short, long}
 			if long {
 				b.least = c.long
 			}
